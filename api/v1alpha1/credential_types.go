@@ -382,6 +382,11 @@ type Revoked struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason"`
+
+	// requestedAt tells one revocation from the next where a credential is
+	// revived by a rotation and must be revoked again for the same reason.
+	// +optional
+	RequestedAt *metav1.MicroTime `json:"requestedAt,omitempty"`
 }
 
 // CredentialStatus is what Mintmark tells about a credential. Only the
@@ -407,7 +412,7 @@ type CredentialStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=version
-	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:MaxItems=64
 	Versions []CredentialVersion `json:"versions,omitempty"`
 
 	// secretName is the name of the Secret that carries the value.
@@ -438,7 +443,7 @@ type CredentialStatus struct {
 	// already accounts for.
 	// +optional
 	// +listType=set
-	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:MaxItems=1024
 	SettledRevocations []string `json:"settledRevocations,omitempty"`
 
 	// transitions not yet known to be stored in the audit log, oldest first.
@@ -549,11 +554,11 @@ type CredentialVersion struct {
 // out: the annotations' values, as times.
 type HandledRequests struct {
 	// +optional
-	Rotate *metav1.Time `json:"rotate,omitempty"`
+	Rotate *metav1.MicroTime `json:"rotate,omitempty"`
 	// +optional
-	Rollback *metav1.Time `json:"rollback,omitempty"`
+	Rollback *metav1.MicroTime `json:"rollback,omitempty"`
 	// +optional
-	Discard *metav1.Time `json:"discard,omitempty"`
+	Discard *metav1.MicroTime `json:"discard,omitempty"`
 }
 
 // RevocationStatus tells of a revocation of the whole credential.

@@ -55,11 +55,7 @@ func NewPepper(id string, key []byte) (*Pepper, error) {
 		return nil, fmt.Errorf("pepper %s has %d bytes, not %d", id, len(key), PepperLen)
 	}
 	digestKey := bytes.Clone(key)
-	sealKey, err := hkdf.Key(sha256.New, key, nil, "mintmark record seal v1", PepperLen)
-	if err != nil {
-		return nil, err
-	}
-	p := &Pepper{id: id, sealKey: sealKey}
+	p := &Pepper{id: id, sealKey: must(hkdf.Key(sha256.New, key, nil, "mintmark record seal v1", PepperLen))}
 	p.macs.New = func() any { return &keyedHash{Hash: hmac.New(sha256.New, digestKey)} }
 	return p, nil
 }

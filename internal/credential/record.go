@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/fxamacker/cbor/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
@@ -37,15 +38,20 @@ type Record struct {
 	JWT         RecordJWT         `cbor:"14,keyasint,omitempty"`
 	// Versions that are accepted, in ascending order.
 	Versions []SealedVersion `cbor:"15,keyasint,omitempty"`
-	// RevokedThrough: every version up to this number that is not in Versions
-	// has been revoked with the whole credential, and its JWTs with it.
+	// RevokedThrough: the whole credential was revoked when this was its latest
+	// version. Versions up to it are refused, and their JWTs with them.
 	RevokedThrough int64 `cbor:"16,keyasint,omitempty"`
 	// RevokedVersions were revoked one by one.
 	RevokedVersions []int64 `cbor:"17,keyasint,omitempty"`
-	// Settled are the UIDs of the Revocations older than the versions here.
-	Settled []string `cbor:"18,keyasint,omitempty"`
+	// RevokedSpec is the RevokedDigest of the spec.revoked that RevokedThrough
+	// accounts for. A spec.revoked with another digest is not accounted for yet,
+	// and takes every version.
+	RevokedSpec string `cbor:"18,keyasint,omitempty"`
+	// Settled are the UIDs of the Revocations that RevokedThrough accounts for,
+	// or that are older than the credential. Any other takes every version.
+	Settled []string `cbor:"19,keyasint,omitempty"`
 	// External: the digests were declared by SHA-256.
-	External bool `cbor:"19,keyasint,omitempty"`
+	External bool `cbor:"20,keyasint,omitempty"`
 }
 
 // SealedVersion is one accepted version.
@@ -54,10 +60,26 @@ type SealedVersion struct {
 	Digest []byte `cbor:"2,keyasint"`
 	Pepper string `cbor:"3,keyasint"`
 	Prefix string `cbor:"4,keyasint,omitempty"`
-	// Expires in Unix seconds; 0 is never.
-	Expires int64 `cbor:"5,keyasint,omitempty"`
-	// Slot as it stands: Pending, Active or Superseded.
-	State v1alpha1.VersionState `cbor:"6,keyasint"`
+	// State is Pending, Active or Superseded.
+	State v1alpha1.VersionState `cbor:"5,keyasint"`
+	// Created, Superseded and Expires are Unix seconds; 0 is not, or never.
+	Created    int64 `cbor:"6,keyasint,omitempty"`
+	Superseded int64 `cbor:"7,keyasint,omitempty"`
+	Expires    int64 `cbor:"8,keyasint,omitempty"`
+}
+
+// RevokedDigest tells one spec.revoked of a whole credential from another. It is
+// empty where the whole credential is not revoked.
+func RevokedDigest(r *v1alpha1.Revoked) string {
+	if r == nil || len(r.Versions) > 0 {
+		return ""
+	}
+	text := r.Reason
+	if r.RequestedAt != nil {
+		text += "\x00" + r.RequestedAt.UTC().Format(metav1.RFC3339Micro)
+	}
+	sum := sha256.Sum256([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
 // RecordRate is the credential's rate limit.
@@ -82,45 +104,46 @@ var (
 )
 
 var (
-	recordEncoding = mustEncMode(cbor.CoreDetEncOptions())
-	recordDecoding = mustDecMode(cbor.DecOptions{
+	recordEncoding = must(cbor.CoreDetEncOptions().EncMode())
+	recordDecoding = must(cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 4096, MaxMapPairs: 4096,
-	})
+		MaxNestedLevels: 8, MaxArrayElements: maxRecordItems, MaxMapPairs: maxRecordItems,
+	}.DecMode())
 )
 
-func mustEncMode(o cbor.EncOptions) cbor.EncMode {
-	m, err := o.EncMode()
-	if err != nil {
-		panic(err) // constant options: found by any test
-	}
-	return m
-}
+// maxRecordItems bounds each list and map of a record.
+const maxRecordItems = 4096
 
-func mustDecMode(o cbor.DecOptions) cbor.DecMode {
-	m, err := o.DecMode()
+// must is for calls that fail only where constants are wrong: any test finds it.
+func must[T any](v T, err error) T {
 	if err != nil {
-		panic(err) // constant options: found by any test
+		panic(err)
 	}
-	return m
+	return v
 }
 
 // Seal encodes the record and authenticates it with the pepper's seal key. The
-// seal names the pepper, so that servers know which key to check it with.
+// seal names the pepper, so that servers know which key to check it with. What
+// OpenRecord could not read (text that is not UTF-8, more labels than it takes)
+// is not sealed, but an error.
 func (r *Record) Seal(p *Pepper) (record []byte, seal string, err error) {
 	body, err := recordEncoding.Marshal(r)
+	if err == nil {
+		err = recordDecoding.Unmarshal(body, new(Record))
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("encoding the record of %s %s/%s: %w", r.Kind, r.Namespace, r.Name, err)
 	}
 	record = append(make([]byte, 0, 1+len(body)), RecordVersion)
 	record = append(record, body...)
-	return record, p.id + "." + base64.RawURLEncoding.EncodeToString(p.mac(record)), nil
+	return record, p.id + "." + p.tag(record), nil
 }
 
-func (p *Pepper) mac(record []byte) []byte {
+// tag authenticates a record.
+func (p *Pepper) tag(record []byte) string {
 	mac := hmac.New(sha256.New, p.sealKey)
 	mac.Write(record)
-	return mac.Sum(nil)
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
 // OpenRecord checks the seal and decodes the record. Whether it belongs to the
@@ -135,8 +158,8 @@ func OpenRecord(peppers Peppers, record []byte, seal string) (*Record, error) {
 	if p == nil {
 		return nil, fmt.Errorf("%w: %q", ErrUnknownPepper, id)
 	}
-	got, err := base64.RawURLEncoding.DecodeString(tag)
-	if err != nil || !hmac.Equal(got, p.mac(record)) {
+	// As text, for base64 has several texts for the same bytes.
+	if !hmac.Equal([]byte(tag), []byte(p.tag(record))) {
 		return nil, ErrSeal
 	}
 	if len(record) == 0 || record[0] == 0 || record[0] > RecordVersion {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"unsafe"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
@@ -43,10 +44,22 @@ var ErrMalformed = errors.New("malformed credential")
 
 // Token is the plaintext of a credential. It does not print: every formatter,
 // encoder and logger sees its public prefix alone. Reveal is the one way out.
+//
+// The text is kept by its first byte and length, for fmt and slog call no
+// method of what they find in an unexported field of somebody else's struct:
+// a string they would print, of a pointer they print the address.
 type Token struct {
-	text   string
+	_      [0]func() // not comparable: == would compare places in memory
+	first  *byte
+	length int
 	format shape
 }
+
+func newToken(text string, format shape) Token {
+	return Token{first: unsafe.StringData(text), length: len(text), format: format}
+}
+
+func (t Token) text() string { return unsafe.String(t.first, t.length) }
 
 type shape uint8
 
@@ -59,7 +72,7 @@ const (
 
 // Reveal gives the plaintext, for the Secret it goes into or the person who
 // asked for it. Everything else works on digests.
-func (t Token) Reveal() string { return t.text }
+func (t Token) Reveal() string { return t.text() }
 
 // External tells whether the value has neither of our own formats, so that
 // only a credential declared by its SHA-256 can match it.
@@ -71,9 +84,9 @@ func (t Token) External() bool { return t.format == shapeExternal }
 func (t Token) Prefix() string {
 	switch t.format {
 	case shapeAPIKey:
-		return t.text[:APIKeyPrefixLen]
+		return t.text()[:APIKeyPrefixLen]
 	case shapeServiceToken:
-		return t.text[:strings.LastIndexByte(t.text, '_')+1+4]
+		return t.text()[:strings.LastIndexByte(t.text(), '_')+1+4]
 	default:
 		return ""
 	}
@@ -123,7 +136,7 @@ func (f Format) Mint(random io.Reader) (Token, error) {
 	if f.Checksum {
 		b.WriteString(hexChecksum(b.String()))
 	}
-	return Token{text: b.String(), format: shapeServiceToken}, nil
+	return newToken(b.String(), shapeServiceToken), nil
 }
 
 func mintAPIKey(random io.Reader) (Token, error) {
@@ -139,7 +152,7 @@ func mintAPIKey(random io.Reader) (Token, error) {
 	}
 	checksum := base62Checksum(string(body))
 	copy(text[len(body):], checksum[:])
-	return Token{text: string(text[:]), format: shapeAPIKey}, nil
+	return newToken(string(text[:]), shapeAPIKey), nil
 }
 
 // fillBase62 fills dst with characters each of which is equally likely: bytes
@@ -168,9 +181,10 @@ func fillBase62(random io.Reader, dst []byte) error {
 // can be no credential, before anything is hashed. Leading and trailing space,
 // line ends and NUL are garbage like any other: trimming is the client's task.
 //
-// A value that begins like one of our own formats must be one, checksum
-// included. Any other printable value of a sane length is External. Parse does
-// not allocate.
+// A value with the lead and the length of one of our own formats must be one,
+// checksum included. Any other printable value of a sane length is External:
+// other systems' tokens begin with sk_ too, and may be declared by their
+// SHA-256. Parse does not allocate.
 func Parse(presented string) (Token, error) {
 	if len(presented) < MinExternalLen || len(presented) > MaxLen {
 		return Token{}, ErrMalformed
@@ -186,7 +200,7 @@ func Parse(presented string) (Token, error) {
 			return Token{}, ErrMalformed
 		}
 	}
-	return Token{text: presented, format: shapeExternal}, nil
+	return newToken(presented, shapeExternal), nil
 }
 
 // tokenRandom gives what follows the lead, sk_ or sk_ENVIRONMENT_, where there
@@ -229,7 +243,7 @@ func parseServiceToken(s, random string) (Token, error) {
 			return Token{}, ErrMalformed
 		}
 	}
-	return Token{text: s, format: shapeServiceToken}, nil
+	return newToken(s, shapeServiceToken), nil
 }
 
 func parseAPIKey(s string) (Token, error) {
@@ -242,7 +256,7 @@ func parseAPIKey(s string) (Token, error) {
 	if base62Checksum(body) != [apiKeyChecksumLen]byte([]byte(s[len(body):])) {
 		return Token{}, ErrMalformed
 	}
-	return Token{text: s, format: shapeAPIKey}, nil
+	return newToken(s, shapeAPIKey), nil
 }
 
 func isBase62(c byte) bool {
@@ -280,17 +294,33 @@ func checksumHex(sum uint32) [tokenChecksumLen]byte {
 type Inner [sha256.Size]byte
 
 // Inner hashes the value.
-func (t Token) Inner() Inner { return sha256.Sum256(unsafeBytes(t.text)) }
+func (t Token) Inner() Inner { return sha256.Sum256(unsafeBytes(t.text())) }
 
 // ParseInner reads an inner hash as it is declared: 64 lowercase hexadecimal
-// digits.
+// digits. The error does not repeat what was given: it may be the value itself,
+// put in the place of its hash.
 func ParseInner(s string) (Inner, error) {
 	var in Inner
 	if len(s) != hex.EncodedLen(len(in)) || strings.ToLower(s) != s {
-		return in, fmt.Errorf("%q is not a SHA-256 in 64 lowercase hexadecimal digits", s)
+		return in, errNoInner
 	}
 	if _, err := hex.Decode(in[:], []byte(s)); err != nil {
-		return in, fmt.Errorf("%q is not a SHA-256 in 64 lowercase hexadecimal digits", s)
+		return Inner{}, errNoInner
 	}
 	return in, nil
+}
+
+var errNoInner = errors.New("not a SHA-256 in 64 lowercase hexadecimal digits")
+
+// Kind is the kind of credential whose format the value has; empty for a value
+// of another system.
+func (t Token) Kind() v1alpha1.Kind {
+	switch t.format {
+	case shapeServiceToken:
+		return v1alpha1.KindServiceToken
+	case shapeAPIKey:
+		return v1alpha1.KindAPIKey
+	default:
+		return ""
+	}
 }

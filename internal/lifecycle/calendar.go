@@ -1,0 +1,120 @@
+package lifecycle
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+)
+
+// Calendar is the part of a rotation that follows the clock on the wall: fixed
+// times to rotate at, and windows rotations may start in.
+type Calendar struct {
+	schedule cron.Schedule // nil: none
+	windows  []window
+}
+
+type window struct {
+	opens  cron.Schedule
+	length time.Duration
+}
+
+// cronParser reads the five classic fields and the @daily kind of names.
+var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+
+// Scheduled is the first time after from at which the schedule asks for a
+// rotation; zero where there is no schedule, or it never does.
+func (c Calendar) Scheduled(from time.Time) time.Time {
+	if c.schedule == nil {
+		return time.Time{}
+	}
+	return c.schedule.Next(from)
+}
+
+// Opening is the first moment from now on at which a rotation may start: now
+// itself where no windows are set or one is open.
+func (c Calendar) Opening(now time.Time) time.Time {
+	if len(c.windows) == 0 {
+		return now
+	}
+	var first time.Time
+	for _, w := range c.windows {
+		// The window that is open now opened at most its own length ago.
+		opened := w.opens.Next(now.Add(-w.length))
+		if opened.IsZero() {
+			continue
+		}
+		if !opened.After(now) {
+			return now
+		}
+		if first.IsZero() || opened.Before(first) {
+			first = opened
+		}
+	}
+	return first
+}
+
+func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
+	var (
+		c    Calendar
+		errs field.ErrorList
+		at   = field.NewPath("spec", "rotation")
+	)
+	if r.Schedule != "" {
+		schedule, err := parseCron(r.Schedule, r.TimeZone)
+		if err != nil {
+			errs = append(errs, field.Invalid(at.Child("schedule"), r.Schedule, err.Error()))
+		}
+		c.schedule = schedule
+	} else if r.TimeZone != "" {
+		errs = append(errs, field.Invalid(at.Child("timeZone"), r.TimeZone, "belongs to schedule, which is not set; a window has a timeZone of its own"))
+	}
+	for i, w := range r.Windows {
+		at := at.Child("windows").Index(i)
+		opens, err := parseCron(w.Schedule, w.TimeZone)
+		if err != nil {
+			errs = append(errs, field.Invalid(at.Child("schedule"), w.Schedule, err.Error()))
+			continue
+		}
+		length, ok, err := w.Duration.Parse()
+		if err != nil || !ok || length < time.Minute {
+			errs = append(errs, field.Invalid(at.Child("duration"), w.Duration, "give how long the window stays open, at least 1m"))
+			continue
+		}
+		c.windows = append(c.windows, window{opens: opens, length: length})
+	}
+	return c, errs
+}
+
+// parseCron parses an expression and makes sure that it will ever hold: "0 0 30
+// 2 *" does not.
+func parseCron(expression, zone string) (cron.Schedule, error) {
+	if strings.Contains(expression, "TZ=") {
+		return nil, fmt.Errorf("write the time zone into timeZone, not into the expression")
+	}
+	location := time.UTC
+	if zone != "" {
+		l, err := time.LoadLocation(zone)
+		if err != nil || zone == "Local" {
+			return nil, fmt.Errorf("time zone %q is not known: use an IANA name such as Europe/Berlin", zone)
+		}
+		location = l
+	}
+	schedule, err := cronParser.Parse(expression)
+	if err != nil {
+		return nil, fmt.Errorf("not a cron expression of five fields, such as \"0 3 * * SUN\": %w", err)
+	}
+	if spec, ok := schedule.(*cron.SpecSchedule); ok {
+		spec.Location = location
+	}
+	// robfig/cron looks five years ahead; any expression that ever holds does so
+	// within eight, for leap days can be that far apart. 2096 is such a gap.
+	if schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
+		return nil, fmt.Errorf("never holds: no such date exists")
+	}
+	return schedule, nil
+}
