@@ -123,7 +123,7 @@ func (w *world) command(args []string) {
 	case "wait": // wait 3d: run whenever Plan asked to, until the time is over
 		end := w.now.Add(v1alpha1.Duration(args[1]).Or(0))
 		w.run()
-		for range 1000 {
+		for range 5000 {
 			if w.next.IsZero() || w.next.After(end) {
 				break
 			}
@@ -174,7 +174,7 @@ func (w *world) command(args []string) {
 		w.o.ClockSkewed = args[1] == "wrong"
 		w.run()
 	case "used": // used VERSION...: every server saw these used just now, and nothing else since long ago
-		w.o.Usage = &Usage{LastUsed: map[int64]time.Time{}, Since: w.now.Add(-24 * time.Hour)}
+		w.o.Usage = &Usage{LastUsed: map[int64]time.Time{}, Since: w.now.Add(-24 * time.Hour), Through: w.now}
 		for _, a := range args[1:] {
 			n, _ := strconv.ParseInt(a, 10, 64)
 			w.o.Usage.LastUsed[n] = w.now

@@ -91,6 +91,9 @@ type Usage struct {
 	// server counted without a gap, since Since.
 	LastUsed map[int64]time.Time
 	Since    time.Time
+	// Through is when they were last asked: what has been used since, nobody
+	// knows.
+	Through time.Time
 }
 
 // Decision is what Plan decided.

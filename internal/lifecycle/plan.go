@@ -19,6 +19,10 @@ import (
 // WhenUnused retires it.
 const quietBefore = time.Hour
 
+// lookAgain is how often a version that may be retired on proof is looked at,
+// while there is none.
+const lookAgain = 15 * time.Minute
+
 // Plan decides what is to be done about a credential now.
 //
 // The steps run in this order, each seeing what the ones before it decided.
@@ -264,16 +268,23 @@ func (p *plan) outlived(v *v1alpha1.CredentialVersion) bool {
 func (p *plan) unused(v *v1alpha1.CredentialVersion) bool {
 	current := p.active()
 	if p.Usage == nil || current == nil {
+		p.wake(p.now.Add(lookAgain))
 		return false
 	}
 	if _, inUse := p.Usage.LastUsed[current.Version]; !inUse {
+		p.wake(p.now.Add(lookAgain))
 		return false
 	}
 	last := p.Usage.Since
 	if used, ok := p.Usage.LastUsed[v.Version]; ok && used.After(last) {
 		last = used
 	}
-	return p.due(last.Add(quietBefore))
+	quiet := p.Usage.Through.Sub(last)
+	if quiet < quietBefore {
+		p.wake(p.now.Add(quietBefore - quiet))
+		return false
+	}
+	return true
 }
 
 // examine finds what keeps anything new from being made.
@@ -627,12 +638,26 @@ func (p *plan) report() {
 			p.status.Expires = end.UTC().Format(time.RFC3339)
 		}
 	}
+	p.lastUse()
 	p.removeExpired(active)
 	if p.Spec.External == nil {
 		p.condition(v1alpha1.ConditionSecretDelivered, p.deliveredCondition(active))
 	}
 	p.condition(v1alpha1.ConditionPropagated, p.propagatedCondition())
 	p.condition(v1alpha1.ConditionReady, p.readyCondition(active))
+}
+
+// lastUse shows the day of the last use. To the day, so that use costs no more
+// than one write a day.
+func (p *plan) lastUse() {
+	if p.Usage == nil {
+		return
+	}
+	for _, at := range p.Usage.LastUsed {
+		if day := at.UTC().Format(time.DateOnly); day > p.status.LastUsed {
+			p.status.LastUsed = day
+		}
+	}
 }
 
 // removeExpired deletes a credential that has been over for as long as its

@@ -1,0 +1,350 @@
+package controllers
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
+	"github.com/mintmark-dev/mintmark/internal/lifecycle"
+)
+
+// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens;apikeys,verbs=get;list;watch;delete
+// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens/status;apikeys/status,verbs=update;patch
+// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens/finalizers;apikeys/finalizers,verbs=update
+// +kubebuilder:rbac:groups=mintmark.dev,resources=credentialclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+const (
+	// maxPasses bounds the writes of one reconcile. A rotation that finds
+	// everything accepted makes four.
+	maxPasses = 10
+	// retryForeign is how often a Secret or a value that stands in the way is
+	// looked at again: no watch tells of it.
+	retryForeign = time.Minute
+	// defaultWorkers reconcile at the same time. More make the API server slower,
+	// not the controller faster.
+	defaultWorkers = 12
+	// maxClockSkew is the difference from the API server's clock beyond which
+	// nothing is done because of the time alone.
+	maxClockSkew = 30 * time.Second
+)
+
+// Names of the cache's indexes.
+const (
+	indexDigest = "digest"
+	indexClass  = "class"
+	indexUID    = "uid"
+)
+
+// CredentialConfig is what the credential reconcilers need.
+type CredentialConfig struct {
+	// Keys gives the peppers; its Changes re-seal every credential.
+	Keys interface {
+		KeySource
+		Changes() <-chan event.GenericEvent
+	}
+	// Propagation asks the servers. The caller adds it to the manager.
+	Propagation *Propagation
+	// Usage tells what the servers saw used; nil is no evidence. The caller adds
+	// it to the manager.
+	Usage *UsageCollector
+	// ClockSkew is ServerClock.Skew; nil means that the clock is right.
+	ClockSkew func() (time.Duration, bool)
+	// Random is a cryptographically secure source; nil is crypto/rand.
+	Random io.Reader
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Workers of each kind; 0 is the default.
+	Workers int
+}
+
+// SetupCredentials adds the reconcilers of ServiceToken and APIKey to the
+// manager.
+func SetupCredentials(mgr ctrl.Manager, cfg CredentialConfig) error {
+	if cfg.Random == nil {
+		cfg.Random = rand.Reader
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.ClockSkew == nil {
+		cfg.ClockSkew = func() (time.Duration, bool) { return 0, true }
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = defaultWorkers
+	}
+	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
+		if err := setupKind(mgr, cfg, kind); err != nil {
+			return fmt.Errorf("setting up the reconciler of %s: %w", kind.kind, err)
+		}
+	}
+	return nil
+}
+
+// credentialKind is how the one reconciler deals with two Go types.
+type credentialKind struct {
+	kind v1alpha1.Kind
+	new  func() v1alpha1.Credential
+	list func(ctx context.Context, r client.Reader, opts ...client.ListOption) ([]v1alpha1.Credential, error)
+}
+
+var serviceTokens = credentialKind{
+	kind: v1alpha1.KindServiceToken,
+	new:  func() v1alpha1.Credential { return &v1alpha1.ServiceToken{} },
+	list: func(ctx context.Context, r client.Reader, opts ...client.ListOption) ([]v1alpha1.Credential, error) {
+		var l v1alpha1.ServiceTokenList
+		err := r.List(ctx, &l, opts...)
+		return pointers[v1alpha1.ServiceToken](l.Items), err
+	},
+}
+
+var apiKeys = credentialKind{
+	kind: v1alpha1.KindAPIKey,
+	new:  func() v1alpha1.Credential { return &v1alpha1.APIKey{} },
+	list: func(ctx context.Context, r client.Reader, opts ...client.ListOption) ([]v1alpha1.Credential, error) {
+		var l v1alpha1.APIKeyList
+		err := r.List(ctx, &l, opts...)
+		return pointers[v1alpha1.APIKey](l.Items), err
+	},
+}
+
+func pointers[T any, P interface {
+	*T
+	v1alpha1.Credential
+}](items []T) []v1alpha1.Credential {
+	out := make([]v1alpha1.Credential, len(items))
+	for i := range items {
+		out[i] = P(&items[i])
+	}
+	return out
+}
+
+func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) error {
+	r := &credentials{
+		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(),
+		recorder: mgr.GetEventRecorder("mintmark-controller"), memory: newMemory(),
+	}
+	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
+	if err := indexer.IndexField(ctx, kind.new(), indexDigest, liveDigests); err != nil {
+		return err
+	}
+	if err := indexer.IndexField(ctx, kind.new(), indexClass, classOf); err != nil {
+		return err
+	}
+	if err := indexer.IndexField(ctx, kind.new(), indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }); err != nil {
+		return err
+	}
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	b := ctrl.NewControllerManagedBy(mgr)
+	if cfg.Usage != nil {
+		b = b.WatchesRawSource(source.Channel(cfg.Usage.Changes(kind.kind), handler.EnqueueRequestsFromMapFunc(r.used)))
+	}
+	return b.Named(strings.ToLower(string(kind.kind))).
+		For(kind.new()).
+		Owns(&corev1.Secret{}).
+		Watches(&v1alpha1.CredentialClass{}, handler.EnqueueRequestsFromMapFunc(r.ofClass)).
+		WatchesMetadata(namespace, handler.EnqueueRequestsFromMapFunc(r.ofNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(serviceTokens.new().(client.Object), handler.EnqueueRequestsFromMapFunc(r.rivals)).
+		Watches(apiKeys.new().(client.Object), handler.EnqueueRequestsFromMapFunc(r.rivals)).
+		Watches(&v1alpha1.Revocation{}, handler.EnqueueRequestsFromMapFunc(r.ofRevocation)).
+		WatchesRawSource(source.Channel(cfg.Keys.Changes(), handler.EnqueueRequestsFromMapFunc(r.all))).
+		WatchesRawSource(source.Channel(cfg.Propagation.Changes(kind.kind), &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: cfg.Workers}).
+		Complete(r)
+}
+
+// credentials reconciles one kind of credential.
+type credentials struct {
+	cfg      CredentialConfig
+	kind     credentialKind
+	client   client.Client // reads come from the cache
+	live     client.Reader // reads come from the API server
+	recorder events.EventRecorder
+	memory   *memory
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	s, err := r.observe(ctx, req.NamespacedName)
+	if err != nil || s == nil {
+		return reconcile.Result{}, err
+	}
+	for range maxPasses {
+		decision := lifecycle.Plan(&s.observed, r.cfg.Now())
+		wrote, err := r.act(ctx, s, &decision)
+		switch {
+		case abandoned(err):
+			// Somebody else wrote first. The cache will tell what; if it told
+			// already, look again soon.
+			return reconcile.Result{RequeueAfter: 200 * time.Millisecond}, nil
+		case err != nil:
+			return reconcile.Result{}, err
+		case !wrote:
+			return reconcile.Result{RequeueAfter: r.after(s, &decision)}, nil
+		}
+	}
+	return reconcile.Result{}, fmt.Errorf("%s %s: still writing after %d passes", r.kind.kind, req.NamespacedName, maxPasses)
+}
+
+// act makes the first write the decision asks for, and tells whether there was
+// one.
+func (r *credentials) act(ctx context.Context, s *scope, d *lifecycle.Decision) (wrote bool, err error) {
+	if wrote, err := r.commit(ctx, s, d); wrote || err != nil {
+		return wrote, err
+	}
+	switch d.Secret.Action {
+	case lifecycle.SecretWrite:
+		if wrote, err := r.writeSecret(ctx, s, d.Secret); wrote || err != nil {
+			return wrote, err
+		}
+	case lifecycle.SecretDelete:
+		if wrote, err := r.deleteSecret(ctx, s); wrote || err != nil {
+			return wrote, err
+		}
+	}
+	if d.Delete {
+		err := r.client.Delete(ctx, s.credential.(client.Object), client.Preconditions{
+			UID: ptrTo(s.credential.GetUID()), ResourceVersion: ptrTo(s.credential.GetResourceVersion()),
+		})
+		return false, client.IgnoreNotFound(err)
+	}
+	if d.AwaitPropagation {
+		if answer := r.cfg.Propagation.Ask(s.question()); answer.Accepted || len(answer.Lagging) != len(s.observed.Propagation.Lagging) {
+			s.observed.Propagation = answer
+			return true, nil // nothing was written, and yet there is something new to plan by
+		}
+	}
+	return false, s.failed
+}
+
+// after is when to look again though nothing happened.
+func (r *credentials) after(s *scope, d *lifecycle.Decision) time.Duration {
+	var wait time.Duration
+	if !d.Next.IsZero() {
+		wait = max(d.Next.Sub(r.cfg.Now()), time.Millisecond)
+	}
+	if s.observed.Conflict != "" || (s.observed.Secret.Exists && !s.observed.Secret.Ours) || s.observed.ClockSkewed {
+		if wait == 0 || wait > retryForeign {
+			wait = retryForeign
+		}
+	}
+	return wait
+}
+
+var errAbandoned = errors.New("somebody else wrote first")
+
+func abandoned(err error) bool { return errors.Is(err, errAbandoned) || apierrors.IsConflict(err) }
+
+// liveDigests are what indexDigest finds a credential by.
+func liveDigests(o client.Object) []string {
+	var digests []string
+	for _, v := range o.(v1alpha1.Credential).CredentialStatus().Versions {
+		if v.State.Live() {
+			digests = append(digests, v.Digest)
+		}
+	}
+	return digests
+}
+
+func classOf(o client.Object) []string {
+	return []string{o.(v1alpha1.Credential).CredentialSpec().CredentialClassName}
+}
+
+// rivals are the credentials of this kind that have a digest which an external
+// one has as well: of two that declare the same value the older keeps it, and
+// the other must be told.
+func (r *credentials) rivals(ctx context.Context, o client.Object) []reconcile.Request {
+	if o.(v1alpha1.Credential).CredentialSpec().External == nil {
+		return nil
+	}
+	var requests []reconcile.Request
+	for _, digest := range liveDigests(o) {
+		requests = append(requests, r.requests(ctx, func(c v1alpha1.Credential) bool { return c.GetUID() != o.GetUID() },
+			client.MatchingFields{indexDigest: digest})...)
+	}
+	return requests
+}
+
+func (r *credentials) ofClass(ctx context.Context, class client.Object) []reconcile.Request {
+	return r.requests(ctx, nil, client.MatchingFields{indexClass: class.GetName()})
+}
+
+func (r *credentials) ofNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	return r.requests(ctx, nil, client.InNamespace(namespace.GetName()))
+}
+
+func (r *credentials) all(ctx context.Context, _ client.Object) []reconcile.Request {
+	return r.requests(ctx, nil)
+}
+
+func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []reconcile.Request {
+	if o.GetDeletionTimestamp() != nil {
+		return nil
+	}
+	selector, err := lifecycle.NewSelector(&o.(*v1alpha1.Revocation).Spec)
+	if err != nil {
+		return nil
+	}
+	return r.requests(ctx, func(c v1alpha1.Credential) bool {
+		return selector.Selects(r.kind.kind, c.GetNamespace(), c.GetLabels(), r.sealedLabels(c))
+	})
+}
+
+func (r *credentials) sealedLabels(c v1alpha1.Credential) map[string]string {
+	peppers, err := r.cfg.Keys.Peppers()
+	if err != nil {
+		return nil
+	}
+	rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal)
+	if err != nil {
+		return nil
+	}
+	return rec.Labels
+}
+
+// used finds the credential the servers saw used, by its UID.
+func (r *credentials) used(ctx context.Context, o client.Object) []reconcile.Request {
+	return r.requests(ctx, nil, client.MatchingFields{indexUID: string(o.GetUID())})
+}
+
+func (r *credentials) requests(ctx context.Context, keep func(v1alpha1.Credential) bool, opts ...client.ListOption) []reconcile.Request {
+	list, err := r.kind.list(ctx, r.client, append(opts, client.UnsafeDisableDeepCopy)...)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "Listing credentials", "kind", r.kind.kind)
+		return nil
+	}
+	var requests []reconcile.Request
+	for _, c := range list {
+		if keep == nil || keep(c) {
+			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: c.GetNamespace(), Name: c.GetName()}})
+		}
+	}
+	return requests
+}
+
+func ptrTo[T any](v T) *T { return &v }
+

@@ -1,0 +1,406 @@
+package controllers
+
+import (
+	"encoding/hex"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
+)
+
+
+func TestAServiceTokenIsMintedInThreeWrites(t *testing.T) {
+	c := newCluster(t)
+	p := c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+
+	secret := c.secret("ci")
+	value := string(secret.Data["token"])
+	if parsed, err := credential.Parse(value); err != nil || !strings.HasPrefix(value, "sk_test_") || parsed.Kind() != v1alpha1.KindServiceToken {
+		t.Errorf("the Secret does not carry a service token of the class's environment (%v)", err)
+	}
+	if string(secret.Data["version"]) != "1" || len(secret.Data) != 2 {
+		t.Errorf("the Secret's keys are %v", keys(secret.Data))
+	}
+	if !metav1.IsControlledBy(secret, token) || secret.Type != corev1.SecretTypeOpaque {
+		t.Errorf("the Secret is not an Opaque one of the token's: %+v", secret.ObjectMeta)
+	}
+	var changes []string
+	for _, w := range p.writes.all() {
+		if !strings.Contains(w, "/events") {
+			changes = append(changes, w)
+		}
+	}
+	want := []string{
+		"PUT /apis/mintmark.dev/v1alpha1/namespaces/" + c.namespace + "/servicetokens/ci/status",
+		"POST /api/v1/namespaces/" + c.namespace + "/secrets",
+		"PUT /apis/mintmark.dev/v1alpha1/namespaces/" + c.namespace + "/servicetokens/ci/status",
+	}
+	if !slices.Equal(changes, want) {
+		t.Errorf("a mint makes these writes:\n%s\nnot these:\n%s", strings.Join(changes, "\n"), strings.Join(want, "\n"))
+	}
+	if text := string(mustJSON(t, token)); strings.Contains(text, value) || strings.Contains(text, value[8:]) {
+		t.Error("the value is in the object")
+	}
+}
+
+func TestAnAPIKeyIsDeliveredUnderItsOwnKey(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	key := &v1alpha1.APIKey{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "partner"}, Spec: v1alpha1.CredentialSpec{
+		CredentialClassName: c.class, Permissions: []v1alpha1.Permission{"orders:read"},
+		Secret: &v1alpha1.SecretTarget{Name: "partner-key", Template: &v1alpha1.SecretTemplate{
+			Data:     map[string]v1alpha1.TemplateText{".netrc": "password {{ .token }}"},
+			Metadata: &v1alpha1.TemplateMetadata{Labels: map[string]string{"team": "orders"}},
+		}},
+	}}
+	if err := c.client.Create(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	c.ready(key)
+	secret := c.secret("partner-key")
+	value := string(secret.Data["api-key"])
+	if parsed, err := credential.Parse(value); err != nil || parsed.Kind() != v1alpha1.KindAPIKey || parsed.Prefix() != key.Status.Versions[0].Prefix {
+		t.Errorf("the Secret does not carry an API key with the prefix in status (%v)", err)
+	}
+	if got := string(secret.Data[".netrc"]); got != "password "+value {
+		t.Error("the template was not rendered with the value")
+	}
+	if secret.Labels["team"] != "orders" {
+		t.Error("the template's label is missing")
+	}
+}
+
+func TestARotationKeepsThePreviousValueUntilTheOverlapIsOver(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) { s.Rotation = &v1alpha1.Rotation{Overlap: "2s", Retire: v1alpha1.RetireAfterOverlap} })
+	c.ready(token)
+	first := string(c.secret("ci").Data["token"])
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2", func() bool { return token.Status.CurrentVersion == 2 })
+	secret := c.secret("ci")
+	if string(secret.Data["token.previous"]) != first || string(secret.Data["version.previous"]) != "1" || string(secret.Data["version"]) != "2" {
+		t.Errorf("the previous value is not in the Secret: %v", keys(secret.Data))
+	}
+	if second := string(secret.Data["token"]); second == first || second == "" {
+		t.Error("the value is the same")
+	}
+	c.eventually(token, "version 1 retired", func() bool { return state(token, 1) == v1alpha1.VersionRetired })
+	if secret := c.secret("ci"); len(secret.Data["token.previous"]) > 0 {
+		t.Error("a retired value is still in the Secret")
+	}
+}
+
+func TestARestartedControllerWritesNothing(t *testing.T) {
+	c := newCluster(t)
+	first := c.start(nil, nil)
+	token, key := c.token("ci"), c.token("other", func(s *v1alpha1.CredentialSpec) { s.AllowedCIDRs = []v1alpha1.CIDR{"10.0.0.0/8", "1.0.0.0/8"} })
+	c.ready(token)
+	c.ready(key)
+	first.stop()
+	w := &writes{}
+	second := c.start(w, nil)
+	third := c.token("third")
+	c.ready(third) // by now the others have been looked at as well
+	for _, what := range second.writes.all() {
+		if !strings.Contains(what, "/third") && !strings.HasSuffix(what, "/secrets") && !strings.Contains(what, "/events") {
+			t.Errorf("after a restart: %s", what)
+		}
+	}
+	if token.Status.CurrentVersion != 1 {
+		t.Error("it rotated")
+	}
+}
+
+func TestASecretThatIsNotOursIsLeftAlone(t *testing.T) {
+	c := newCluster(t)
+	foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "ci"}, Data: map[string][]byte{"token": []byte("precious")}}
+	if err := c.client.Create(t.Context(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.eventually(token, "SecretConflict", func() bool { return reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonSecretConflict })
+	now := c.secret("ci")
+	if now.ResourceVersion != foreign.ResourceVersion {
+		t.Error("the Secret was written")
+	}
+}
+
+func TestTwoCredentialsOfOneSecretHaveOneOwner(t *testing.T) {
+	c := newCluster(t)
+	p := c.start(nil, nil)
+	first := c.token("first", func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{Name: "shared"} })
+	c.ready(first)
+	second := c.token("second", func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{Name: "shared"} })
+	c.eventually(second, "SecretConflict", func() bool { return reason(second, v1alpha1.ConditionReady) == v1alpha1.ReasonSecretConflict })
+	rv, n := c.secret("shared").ResourceVersion, len(p.writes.all())
+	third := c.token("third")
+	c.ready(third)
+	if c.secret("shared").ResourceVersion != rv {
+		t.Error("they fight over the Secret")
+	}
+	for _, w := range p.writes.all()[n:] {
+		if strings.Contains(w, "/second") || strings.Contains(w, "/first") {
+			t.Errorf("a write loop: %s", w)
+		}
+	}
+}
+
+func TestAnAdoptedSecretKeepsItsValue(t *testing.T) {
+	c := newCluster(t)
+	value, err := credential.Format{Kind: v1alpha1.KindServiceToken}.Mint(zeros{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "ci"}, Data: map[string][]byte{"token": []byte(value.Reveal())}}
+	if err := c.client.Create(t.Context(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	c.start(nil, nil)
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{ConflictPolicy: v1alpha1.ConflictAdopt} })
+	c.ready(token)
+	secret := c.secret("ci")
+	if string(secret.Data["token"]) != value.Reveal() || !metav1.IsControlledBy(secret, token) {
+		t.Errorf("the Secret was not adopted with its value: %v", secret.ObjectMeta)
+	}
+}
+
+func TestAValueSomebodyPutIntoTheSecretIsReplaced(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	secret := c.secret("ci")
+	secret.Data["token"] = []byte("sk_test_" + strings.Repeat("0", 64))
+	if err := c.client.Update(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(token, "a new version", func() bool { return token.Status.CurrentVersion == 2 && ready(token) })
+	if strings.Contains(string(c.secret("ci").Data["token"]), strings.Repeat("0", 64)) {
+		t.Error("the planted value is still there")
+	}
+}
+
+func TestWhatSomebodyWritesIntoStatusIsPutBack(t *testing.T) {
+	for name, edit := range map[string]func(*v1alpha1.CredentialStatus){
+		"a version with a digest of one's own": func(s *v1alpha1.CredentialStatus) {
+			s.Versions = append(s.Versions, v1alpha1.CredentialVersion{
+				Version: 7, State: v1alpha1.VersionActive, Digest: hex.EncodeToString(make([]byte, 32)), Pepper: "p1", Created: metav1.Now(),
+			})
+		},
+		"another digest for the active version": func(s *v1alpha1.CredentialStatus) { s.Versions[0].Digest = hex.EncodeToString(make([]byte, 32)) },
+		"another record":                        func(s *v1alpha1.CredentialStatus) { s.Record = append(s.Record, 1) },
+		"no record":                             func(s *v1alpha1.CredentialStatus) { s.Record, s.Seal, s.Epoch = nil, "", 0 },
+		"nothing":                               func(s *v1alpha1.CredentialStatus) { *s = v1alpha1.CredentialStatus{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.start(nil, nil)
+			token := c.token("ci")
+			c.ready(token)
+			value, record, digest := string(c.secret("ci").Data["token"]), token.Status.Record, token.Status.Versions[0].Digest
+			edit(&token.Status)
+			if err := c.client.Status().Update(t.Context(), token); err != nil {
+				t.Fatal(err)
+			}
+			c.eventually(token, "put back", func() bool {
+				v := token.Status.Versions
+				return ready(token) && string(token.Status.Record) == string(record) && len(v) > 0 && live(v) == 1 && v[len(v)-1].Digest == digest
+			})
+			if string(c.secret("ci").Data["token"]) != value {
+				t.Error("the value was replaced")
+			}
+		})
+	}
+}
+
+func TestARevokedCredentialLosesItsSecretAndComesBackOnRequest(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	before := token.DeepCopy()
+	token.Spec.Revoked = &v1alpha1.Revoked{Reason: "leaked"}
+	if err := c.client.Patch(t.Context(), token, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(token, "revoked", func() bool {
+		return state(token, 1) == v1alpha1.VersionRevoked && reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked
+	})
+	gone := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "ci"}}
+	waitFor(t, "the Secret to go", func() bool {
+		return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(gone), gone))
+	})
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2", func() bool { return ready(token) && token.Status.CurrentVersion == 2 })
+}
+
+func TestARevocationSettlesWhatItSelectsAndNothingElse(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	hit, spared := c.token("hit"), c.token("spared")
+	before := hit.DeepCopy()
+	hit.Labels = map[string]string{"app": c.namespace}
+	if err := c.client.Patch(t.Context(), hit, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	c.ready(hit)
+	c.ready(spared)
+	// Relabelled just before: the sealed labels still select it.
+	c.eventually(hit, "sealed labels", func() bool { return hit.Status.Epoch > 1 })
+	rv := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}, Spec: v1alpha1.RevocationSpec{
+		Reason: "incident 7", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": c.namespace}},
+	}}
+	if err := c.client.Create(t.Context(), rv); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(hit, "revoked", func() bool { return reason(hit, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked })
+	c.eventually(rv, "settled", func() bool { return rv.Status.Matched == 1 && rv.Status.Settled == 1 })
+	if err := c.client.Delete(t.Context(), rv); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the Revocation to go", func() bool { return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv)) })
+	c.read(hit)
+	c.read(spared)
+	if state(hit, 1) != v1alpha1.VersionRevoked || !ready(spared) {
+		t.Errorf("after the deletion: %s; %s", describe(hit), describe(spared))
+	}
+}
+
+func TestACredentialDeclaredByItsDigest(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	inner := strings.Repeat("ab", 32)
+	declare := func(s *v1alpha1.CredentialSpec) { s.External = &v1alpha1.External{SHA256: []string{inner}} }
+	first := c.token("first", declare)
+	c.ready(first)
+	if first.Status.SecretName != "" || first.Status.CurrentVersion != 1 {
+		t.Errorf("it has a Secret, or no version: %s", describe(first))
+	}
+	second := c.token("second", declare)
+	// Of two made within a second the UID decides.
+	winner, loser := first, second
+	if older(second, first) {
+		winner, loser = second, first
+	}
+	c.eventually(loser, "DigestConflict", func() bool {
+		return reason(loser, v1alpha1.ConditionReady) == v1alpha1.ReasonDigestConflict && live(loser.Status.Versions) == 0
+	})
+	c.ready(winner)
+	if err := c.client.Delete(t.Context(), winner); err != nil {
+		t.Fatal(err)
+	}
+	c.annotate(loser, "example.com/touched")
+	c.ready(loser)
+}
+
+func TestASpecOverTheCeilingGrantsWhatItDidBefore(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	before := token.DeepCopy()
+	token.Spec.Permissions = []v1alpha1.Permission{"mintmark:admin"}
+	if err := c.client.Patch(t.Context(), token, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(token, "NotAllowed", func() bool { return reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonNotAllowed })
+	peppers, _ := c.peppers.Peppers()
+	rec, err := credential.OpenRecord(peppers, token.Status.Record, token.Status.Seal)
+	if err != nil || !slices.Equal(rec.Permissions, []string{"api:read"}) {
+		t.Errorf("the record grants %v (%v)", rec.Permissions, err)
+	}
+}
+
+// Of every write of a mint and a rotation: the process dies before it, or after
+// it and before the answer. Another one takes over. There is one value, and it
+// is accepted.
+func TestACrashAtAnyWriteLosesNothing(t *testing.T) {
+	for _, when := range []string{"before", "after"} {
+		for n := 1; n <= 3; n++ {
+			t.Run(when+" write "+string(rune('0'+n)), func(t *testing.T) {
+				c := newCluster(t)
+				died := make(chan struct{})
+				die := func(i int, what string) error {
+					if i < n {
+						return nil
+					}
+					if i == n {
+						close(died)
+					}
+					return errDead
+				}
+				w := &writes{before: die}
+				if when == "after" {
+					w = &writes{after: die, before: func(i int, _ string) error {
+						if i > n {
+							return errDead
+						}
+						return nil
+					}}
+				}
+				first := c.start(w, nil)
+				token := c.token("ci")
+				select {
+				case <-died:
+				case <-time.After(20 * time.Second):
+					t.Fatal("it never came to that write")
+				}
+				first.stop()
+				c.start(nil, nil)
+				c.ready(token)
+				checkValue(t, c, token)
+			})
+		}
+	}
+}
+
+func checkValue(t *testing.T, c *cluster, token *v1alpha1.ServiceToken) {
+	t.Helper()
+	parsed, err := credential.Parse(string(c.secret(token.Name).Data["token"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	peppers, _ := c.peppers.Peppers()
+	rec, err := credential.OpenRecord(peppers, token.Status.Record, token.Status.Seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := peppers.Current().Digest(parsed.Inner())
+	found := slices.ContainsFunc(rec.Versions, func(v credential.SealedVersion) bool {
+		return string(v.Digest) == string(digest[:]) && v.State == v1alpha1.VersionActive
+	})
+	if !found {
+		t.Errorf("the value in the Secret is not the active version: %s", describe(token))
+	}
+}
+
+func state(cr v1alpha1.Credential, version int64) v1alpha1.VersionState {
+	for _, v := range cr.CredentialStatus().Versions {
+		if v.Version == version {
+			return v.State
+		}
+	}
+	return ""
+}
+
+func live(versions []v1alpha1.CredentialVersion) int {
+	n := 0
+	for _, v := range versions {
+		if v.State.Live() {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,117 @@
+package controllers
+
+import (
+	"bytes"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
+)
+
+// memory is what one process remembers of the credentials of one kind: values
+// that are committed and not delivered yet, and the last records it sealed or
+// saw. Losing it is safe: a value that is lost is minted again.
+type memory struct {
+	mu      sync.Mutex
+	entries map[types.NamespacedName]*memoryEntry
+}
+
+type memoryEntry struct {
+	uid     types.UID
+	pending *heldValue
+	sealed  *sealedRecord
+}
+
+// heldValue is a committed value that waits for delivery.
+type heldValue struct {
+	version int64
+	digest  string
+	token   credential.Token
+	// secretVersion is the resourceVersion of the Secret that the commit saw;
+	// empty where there was none. The delivery is under it.
+	secretVersion string
+}
+
+// sealedRecord is a record as it stood in status.
+type sealedRecord struct {
+	epoch  int64
+	record []byte
+	seal   string
+}
+
+func newMemory() *memory { return &memory{entries: map[types.NamespacedName]*memoryEntry{}} }
+
+// entry gives the entry of a credential, new if the name is another object's
+// now. The caller holds the lock.
+func (m *memory) entry(key types.NamespacedName, uid types.UID) *memoryEntry {
+	e := m.entries[key]
+	if e == nil || e.uid != uid {
+		e = &memoryEntry{uid: uid}
+		m.entries[key] = e
+	}
+	return e
+}
+
+func (m *memory) forget(key types.NamespacedName) (types.UID, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.entries[key]
+	delete(m.entries, key)
+	if !ok {
+		return "", false
+	}
+	return e.uid, true
+}
+
+func (m *memory) remember(key types.NamespacedName, uid types.UID, epoch int64, record []byte, seal string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entry(key, uid)
+	if e.sealed != nil && e.sealed.epoch == epoch && e.sealed.seal == seal {
+		return
+	}
+	e.sealed = &sealedRecord{epoch: epoch, record: bytes.Clone(record), seal: seal}
+}
+
+func (m *memory) sealed(key types.NamespacedName, uid types.UID) *sealedRecord {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[key]; e != nil && e.uid == uid {
+		return e.sealed
+	}
+	return nil
+}
+
+func (m *memory) hold(key types.NamespacedName, uid types.UID, v *heldValue) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.entry(key, uid).pending = v
+}
+
+func (m *memory) pending(key types.NamespacedName, uid types.UID) *heldValue {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[key]; e != nil && e.uid == uid {
+		return e.pending
+	}
+	return nil
+}
+
+// held tells which Pending version of a status this process holds the value of.
+// A value that no Pending version stands for any more is dropped.
+func (m *memory) held(key types.NamespacedName, uid types.UID, status *v1alpha1.CredentialStatus) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[key]
+	if e == nil || e.uid != uid || e.pending == nil {
+		return 0
+	}
+	for _, v := range status.Versions {
+		if v.Version == e.pending.version && v.Digest == e.pending.digest && v.State == v1alpha1.VersionPending {
+			return v.Version
+		}
+	}
+	return 0
+}

@@ -1,0 +1,130 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
+	"github.com/mintmark-dev/mintmark/internal/lifecycle"
+)
+
+// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations,verbs=get;list;watch;update
+// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations/status,verbs=update
+// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations/finalizers,verbs=update
+
+// settlePoll is how often a Revocation that is not settled yet counts again.
+const settlePoll = 2 * time.Second
+
+// SetupRevocations adds the reconciler that follows Revocations until every
+// status accounts for them. The reconcilers of the credentials do the settling,
+// and servers wait for neither.
+func SetupRevocations(mgr ctrl.Manager, keys KeySource) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("revocation").
+		For(&v1alpha1.Revocation{}).
+		Complete(&revocations{client: mgr.GetClient(), keys: keys})
+}
+
+type revocations struct {
+	client client.Client
+	keys   KeySource
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var rv v1alpha1.Revocation
+	if err := r.client.Get(ctx, req.NamespacedName, &rv); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	if rv.DeletionTimestamp == nil && controllerutil.AddFinalizer(&rv, v1alpha1.FinalizerRevocation) {
+		if err := r.client.Update(ctx, &rv); err != nil {
+			return quietly(err)
+		}
+	}
+	matched, settled, err := r.progress(ctx, &rv)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	before := rv.Status.DeepCopy()
+	rv.Status.Matched, rv.Status.Settled = matched, settled
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionSettled, Status: metav1.ConditionTrue, Reason: "Settled", ObservedGeneration: rv.Generation,
+		Message: fmt.Sprintf("%d credentials are revoked, and their status says so", matched),
+	}
+	if settled < matched {
+		condition.Status, condition.Reason = metav1.ConditionFalse, "Settling"
+		condition.Message = "every server refuses what is selected; the status of some credentials is still to be written"
+	}
+	meta.SetStatusCondition(&rv.Status.Conditions, condition)
+	if !equality.Semantic.DeepEqual(before, &rv.Status) {
+		if err := r.client.Status().Update(ctx, &rv); err != nil {
+			return quietly(err)
+		}
+	}
+	if settled < matched {
+		return reconcile.Result{RequeueAfter: settlePoll}, nil
+	}
+	if rv.DeletionTimestamp != nil && controllerutil.RemoveFinalizer(&rv, v1alpha1.FinalizerRevocation) {
+		if err := r.client.Update(ctx, &rv); err != nil {
+			return quietly(err)
+		}
+	}
+	return reconcile.Result{}, nil
+}
+
+// quietly takes a conflict for what it is: somebody else wrote, and the watch
+// will tell.
+func quietly(err error) (reconcile.Result, error) {
+	if abandoned(err) {
+		return reconcile.Result{RequeueAfter: 200 * time.Millisecond}, nil
+	}
+	return reconcile.Result{}, client.IgnoreNotFound(err)
+}
+
+// progress counts the credentials a Revocation selects, and those whose sealed
+// record accounts for it. Those made after it are none of its business.
+func (r *revocations) progress(ctx context.Context, rv *v1alpha1.Revocation) (matched, settled int64, err error) {
+	selector, err := lifecycle.NewSelector(&rv.Spec)
+	if err != nil {
+		return 0, 0, fmt.Errorf("revocation %s: %w", rv.Name, err)
+	}
+	peppers, err := r.keys.Peppers()
+	if err != nil {
+		return 0, 0, fmt.Errorf("revocation %s waits for the installation's keys: %w", rv.Name, err)
+	}
+	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
+		list, err := kind.list(ctx, r.client, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, c := range list {
+			if c.GetDeletionTimestamp() != nil || c.GetCreationTimestamp().Time.After(rv.CreationTimestamp.Time) {
+				continue
+			}
+			var sealed map[string]string
+			accounted := false
+			if rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal); err == nil {
+				sealed, accounted = rec.Labels, slices.Contains(rec.Settled, string(rv.UID))
+			}
+			if !selector.Selects(kind.kind, c.GetNamespace(), c.GetLabels(), sealed) {
+				continue
+			}
+			matched++
+			if accounted {
+				settled++
+			}
+		}
+	}
+	return matched, settled, nil
+}

@@ -1,0 +1,175 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/delivery"
+	"github.com/mintmark-dev/mintmark/internal/lifecycle"
+)
+
+// annotationEpoch on a target Secret is the epoch of the record it was written
+// under: a second place to see that an older record was put back.
+const annotationEpoch = "mintmark.dev/epoch"
+
+// writeSecret makes the Secret carry what is wanted, if it does not yet.
+//
+// A new value is written under the resourceVersion that its commit saw. If that
+// has changed, somebody else has written: another controller, whose value then
+// counts, or somebody who is none of ours. A live read tells which.
+func (r *credentials) writeSecret(ctx context.Context, s *scope, want lifecycle.SecretWant) (wrote bool, err error) {
+	value := r.memory.pending(s.key(), s.credential.GetUID())
+	deliver := value != nil && value.version == want.Current && s.observed.Held == want.Current && s.observed.Secret.Current != want.Current
+	secret, err := r.desired(s, want, value)
+	if err != nil {
+		return r.secretProblem(s, err)
+	}
+	if !deliver && s.secret != nil && equality.Semantic.DeepEqual(s.secret, secret) {
+		return r.secretProblem(s, nil)
+	}
+	if deliver {
+		secret.ResourceVersion = value.secretVersion
+	}
+	if secret.ResourceVersion == "" {
+		err = r.client.Create(ctx, secret)
+	} else {
+		err = r.client.Update(ctx, secret)
+	}
+	switch {
+	case err == nil:
+		if deliver {
+			r.memory.hold(s.key(), s.credential.GetUID(), nil)
+		}
+		s.setSecret(secret)
+		s.observed.Secret.Problem = ""
+		return true, nil
+	case apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || (apierrors.IsNotFound(err) && secret.ResourceVersion != ""):
+		return r.lostRace(ctx, s, value, deliver)
+	default:
+		return r.secretProblem(s, err)
+	}
+}
+
+// lostRace follows a write that found the Secret changed. If the status has not
+// changed as well, the Secret as it is now is what to plan by; if it has, the
+// plan is void.
+func (r *credentials) lostRace(ctx context.Context, s *scope, value *heldValue, deliver bool) (bool, error) {
+	fresh := r.kind.new()
+	if err := r.live.Get(ctx, s.key(), fresh.(client.Object)); err != nil {
+		return false, fmt.Errorf("%w: %w", errAbandoned, err)
+	}
+	if fresh.GetUID() != s.credential.GetUID() || fresh.GetResourceVersion() != s.credential.GetResourceVersion() {
+		return false, errAbandoned
+	}
+	if err := r.readSecret(ctx, s); err != nil {
+		return false, err
+	}
+	if deliver {
+		again := *value
+		again.secretVersion = ""
+		if s.secret != nil {
+			again.secretVersion = s.secret.ResourceVersion
+		}
+		r.memory.hold(s.key(), s.credential.GetUID(), &again)
+	}
+	return true, nil
+}
+
+// secretProblem has what stands in the way told in status, and the write tried
+// again later. It reports whether there is something new to tell.
+func (r *credentials) secretProblem(s *scope, err error) (bool, error) {
+	problem := ""
+	if err != nil {
+		problem = fmt.Sprintf("Secret %s could not be written: %v", lifecycle.SecretName(s.observed.Name, s.observed.Spec), err)
+		s.failed = fmt.Errorf("%s %s: %s", r.kind.kind, s.key(), problem)
+	}
+	changed := s.observed.Secret.Problem != problem
+	s.observed.Secret.Problem = problem
+	return changed, nil
+}
+
+// desired is the Secret as it should be, on the basis of the one that is there.
+func (r *credentials) desired(s *scope, want lifecycle.SecretWant, value *heldValue) (*corev1.Secret, error) {
+	values := delivery.Values{
+		Namespace: s.observed.Namespace, Name: s.observed.Name, Version: want.Current, PreviousVersion: want.Previous,
+	}
+	switch {
+	case s.secret != nil && s.observed.Secret.Current == want.Current:
+		values.Current = string(s.secret.Data[s.observed.Kind.SecretKey()])
+		values.Previous = string(s.secret.Data[s.observed.Kind.PreviousSecretKey()])
+	case value != nil && value.version == want.Current:
+		values.Current = value.token.Reveal()
+		if want.Previous != 0 { // what was current becomes previous
+			values.Previous = string(s.secret.Data[s.observed.Kind.SecretKey()])
+		}
+	default:
+		return nil, fmt.Errorf("version %d is to be delivered, and its value is neither in the Secret nor in memory", want.Current)
+	}
+	data, err := delivery.Render(s.observed.Kind, s.observed.Spec.Secret, values)
+	if err != nil {
+		return nil, err
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Namespace: s.observed.Namespace, Name: lifecycle.SecretName(s.observed.Name, s.observed.Spec),
+	}, Type: corev1.SecretTypeOpaque}
+	if s.secret != nil {
+		secret = s.secret.DeepCopy()
+	}
+	r.mark(s, secret)
+	secret.Data = data
+	return secret, nil
+}
+
+// mark puts our labels, annotations and owner on the Secret, and the template's.
+// What others put on it stays.
+func (r *credentials) mark(s *scope, secret *corev1.Secret) {
+	labels, annotations := map[string]string{}, map[string]string{}
+	maps.Copy(labels, secret.Labels)
+	maps.Copy(annotations, secret.Annotations)
+	if t := s.observed.Spec.Secret; t != nil && t.Template != nil && t.Template.Metadata != nil {
+		maps.Copy(labels, t.Template.Metadata.Labels)
+		maps.Copy(annotations, t.Template.Metadata.Annotations)
+	}
+	labels[v1alpha1.LabelManaged] = "true"
+	labels[v1alpha1.LabelKind] = string(s.observed.Kind)
+	annotations[v1alpha1.AnnotationCredentialUID] = s.observed.UID
+	if annotations[annotationEpoch] == "" || s.observed.Held != 0 {
+		annotations[annotationEpoch] = strconv.FormatInt(s.observed.Status.Epoch, 10)
+	}
+	secret.Labels, secret.Annotations = labels, annotations
+	owner := *metav1.NewControllerRef(s.credential, v1alpha1.GroupVersion.WithKind(string(s.observed.Kind)))
+	owners := []metav1.OwnerReference{owner}
+	for _, o := range secret.OwnerReferences {
+		if o.UID != owner.UID && (o.Controller == nil || !*o.Controller) {
+			owners = append(owners, o)
+		}
+	}
+	secret.OwnerReferences = owners
+}
+
+// deleteSecret deletes the Secret, if it is ours: under its UID and
+// resourceVersion, so that nothing else of the same name goes.
+func (r *credentials) deleteSecret(ctx context.Context, s *scope) (bool, error) {
+	if s.secret == nil || !s.observed.Secret.Ours {
+		return false, nil
+	}
+	err := r.client.Delete(ctx, s.secret, client.Preconditions{UID: ptrTo(s.secret.UID), ResourceVersion: ptrTo(s.secret.ResourceVersion)})
+	switch {
+	case apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err):
+		return false, errAbandoned
+	case err != nil:
+		return r.secretProblem(s, err)
+	}
+	s.setSecret(nil)
+	return true, nil
+}
