@@ -28,7 +28,7 @@ import (
 
 // cluster is a namespace of the real API server, a class, and a person's client.
 type cluster struct {
-	t         *testing.T
+	t         testing.TB
 	config    *rest.Config
 	client    client.Client
 	scheme    *runtime.Scheme
@@ -38,7 +38,7 @@ type cluster struct {
 	now       func() time.Time
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	plane := controlplane.ForTest(t)
 	scheme := runtime.NewScheme()

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,9 @@ type memoryEntry struct {
 	uid     types.UID
 	pending *heldValue
 	sealed  *sealedRecord
+	// replaced are the resourceVersions our latest writes replaced: an object of
+	// one of them is our own of before, still in the cache.
+	replaced []string
 }
 
 // heldValue is a committed value that waits for delivery.
@@ -82,6 +86,22 @@ func (m *memory) sealed(key types.NamespacedName, uid types.UID) *sealedRecord {
 		return e.sealed
 	}
 	return nil
+}
+
+// wrote notes that a resourceVersion was replaced by a write of ours.
+func (m *memory) wrote(key types.NamespacedName, uid types.UID, replaced string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entry(key, uid)
+	e.replaced = append(e.replaced[max(0, len(e.replaced)-3):], replaced)
+}
+
+// outdated tells whether an object is one that we have written over since.
+func (m *memory) outdated(key types.NamespacedName, uid types.UID, resourceVersion string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[key]
+	return e != nil && e.uid == uid && slices.Contains(e.replaced, resourceVersion)
 }
 
 func (m *memory) hold(key types.NamespacedName, uid types.UID, v *heldValue) {

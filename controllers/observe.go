@@ -59,6 +59,9 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 		r.forget(key)
 		return nil, nil
 	}
+	if r.memory.outdated(key, c.GetUID(), c.GetResourceVersion()) {
+		return nil, nil // what we wrote is on its way into the cache, and comes with an event
+	}
 	var err error
 	if s.peppers, err = r.cfg.Keys.Peppers(); err != nil {
 		// Without the pepper nobody can tell a good record from a forged one, and

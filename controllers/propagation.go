@@ -29,8 +29,9 @@ const (
 	askAgain = 250 * time.Millisecond
 	// lagAfter is when a server that holds things up is named in a condition.
 	lagAfter = 3 * time.Second
-	// batches are asked at the same time at most.
-	batches = 8
+	// batches are asked at the same time at most: while one is under way the next
+	// one gathers.
+	batches = 3
 )
 
 // Question asks whether every server accepts a credential's record.

@@ -33,12 +33,13 @@ func (r *credentials) commit(ctx context.Context, s *scope, d *lifecycle.Decisio
 	if equality.Semantic.DeepEqual(s.credential.CredentialStatus(), d.Status) {
 		return false, nil
 	}
-	previous := *s.credential.CredentialStatus()
+	previous, replaced := *s.credential.CredentialStatus(), s.credential.GetResourceVersion()
 	*s.credential.CredentialStatus() = *d.Status
 	if err := r.client.Status().Update(ctx, s.credential.(client.Object)); err != nil {
 		*s.credential.CredentialStatus() = previous
 		return false, fmt.Errorf("writing the status of %s %s: %w", r.kind.kind, s.key(), err)
 	}
+	r.memory.wrote(s.key(), s.credential.GetUID(), replaced)
 	if value != nil {
 		r.memory.hold(s.key(), s.credential.GetUID(), value)
 	}

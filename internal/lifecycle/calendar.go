@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -65,9 +64,9 @@ func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 		at   = field.NewPath("spec", "rotation")
 	)
 	if r.Schedule != "" {
-		schedule, err := parseCron(r.Schedule, r.TimeZone)
+		schedule, err := parseCron(at, r.Schedule, r.TimeZone)
 		if err != nil {
-			errs = append(errs, field.Invalid(at.Child("schedule"), r.Schedule, err.Error()))
+			errs = append(errs, err)
 		}
 		c.schedule = schedule
 	} else if r.TimeZone != "" {
@@ -75,9 +74,9 @@ func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 	}
 	for i, w := range r.Windows {
 		at := at.Child("windows").Index(i)
-		opens, err := parseCron(w.Schedule, w.TimeZone)
-		if err != nil {
-			errs = append(errs, field.Invalid(at.Child("schedule"), w.Schedule, err.Error()))
+		opens, invalid := parseCron(at, w.Schedule, w.TimeZone)
+		if invalid != nil {
+			errs = append(errs, invalid)
 			continue
 		}
 		length, ok, err := w.Duration.Parse()
@@ -91,22 +90,23 @@ func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 }
 
 // parseCron parses an expression and makes sure that it will ever hold: "0 0 30
-// 2 *" does not.
-func parseCron(expression, zone string) (cron.Schedule, error) {
+// 2 *" does not. Both stand under the path: as schedule and as timeZone.
+func parseCron(at *field.Path, expression, zone string) (cron.Schedule, *field.Error) {
+	invalid := func(why string) *field.Error { return field.Invalid(at.Child("schedule"), expression, why) }
 	if strings.Contains(expression, "TZ=") {
-		return nil, fmt.Errorf("write the time zone into timeZone, not into the expression")
+		return nil, invalid("write the time zone into timeZone, not into the expression")
 	}
 	location := time.UTC
 	if zone != "" {
 		l, err := time.LoadLocation(zone)
 		if err != nil || zone == "Local" {
-			return nil, fmt.Errorf("time zone %q is not known: use an IANA name such as Europe/Berlin", zone)
+			return nil, field.Invalid(at.Child("timeZone"), zone, "not a known time zone: use an IANA name such as Europe/Berlin")
 		}
 		location = l
 	}
 	schedule, err := cronParser.Parse(expression)
 	if err != nil {
-		return nil, fmt.Errorf("not a cron expression of five fields, such as \"0 3 * * SUN\": %w", err)
+		return nil, invalid("not a cron expression of five fields, such as \"0 3 * * SUN\": " + err.Error())
 	}
 	if spec, ok := schedule.(*cron.SpecSchedule); ok {
 		spec.Location = location
@@ -114,7 +114,7 @@ func parseCron(expression, zone string) (cron.Schedule, error) {
 	// robfig/cron looks five years ahead; any expression that ever holds does so
 	// within eight, for leap days can be that far apart. 2096 is such a gap.
 	if schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		return nil, fmt.Errorf("never holds: no such date exists")
+		return nil, invalid("never holds: no such date exists")
 	}
 	return schedule, nil
 }

@@ -61,6 +61,7 @@ type world struct {
 	now      time.Time
 	o        Observed
 	pepper   *credential.Pepper
+	pepper2  *credential.Pepper
 	held     map[int64]bool
 	lagging  bool
 	crashing string
@@ -100,6 +101,10 @@ func newWorld(t *testing.T, spec *v1alpha1.CredentialSpec) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pepper2, err := credential.NewPepper("p2", bytes.Repeat([]byte{1}, credential.PepperLen))
+	if err != nil {
+		t.Fatal(err)
+	}
 	rule := v1alpha1.ClassRule{Permissions: []v1alpha1.Permission{"*"}, Except: []v1alpha1.Permission{"mintmark:*"}, Adoption: true, External: true}
 	class := &v1alpha1.CredentialClassSpec{
 		MinOverlap: "1h", Rules: []v1alpha1.ClassRule{rule},
@@ -109,7 +114,7 @@ func newWorld(t *testing.T, spec *v1alpha1.CredentialSpec) *world {
 	}
 	start := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	spec.CredentialClassName = "default"
-	return &world{t: t, now: start, pepper: pepper, held: map[int64]bool{}, o: Observed{
+	return &world{t: t, now: start, pepper: pepper, pepper2: pepper2, held: map[int64]bool{}, o: Observed{
 		Kind: v1alpha1.KindServiceToken, Namespace: "payments", Name: "ci", UID: "uid-1", Generation: 1, Created: start,
 		Annotations: map[string]string{}, Spec: spec, Status: &v1alpha1.CredentialStatus{}, Class: class, Rule: &class.Rules[0],
 		Ceiling: authz.NewCeiling(&class.Rules[0]), Pepper: "p1",
@@ -187,10 +192,29 @@ func (w *world) command(args []string) {
 		}
 		w.o.Secret.Problem = ""
 		w.run()
+	case "declare": // declare A B: the holder declares these values
+		w.o.Spec.External = &v1alpha1.External{}
+		for _, a := range args[1:] {
+			w.o.Spec.External.SHA256 = append(w.o.Spec.External.SHA256, strings.Repeat(a, 64))
+		}
+		w.o.Generation++
+		w.run()
+	case "conflict": // conflict NAME | none: an older credential has the same value
+		w.o.Conflict = args[1]
+		if args[1] == "none" {
+			w.o.Conflict = ""
+		}
+		w.run()
+	case "pepper":
+		w.o.Pepper = strings.Join(args[1:], "")
+		w.run()
 	case "class":
 		if args[1] == "gone" {
 			w.o.ClassProblem = "CredentialClass default does not exist: create it"
 			w.o.Class, w.o.Rule = nil, nil
+		}
+		if args[1] == "deletes" {
+			w.o.Class.Expired = v1alpha1.ExpiredPolicy{Action: "Delete", After: v1alpha1.Duration(args[2])}
 		}
 		w.run()
 	default:
@@ -212,6 +236,16 @@ func (w *world) secret(what string) {
 
 // run is the controller: plan and make one write, until there is none.
 func (w *world) run() {
+	w.o.Declared = nil
+	if w.o.Spec.External != nil {
+		for _, text := range w.o.Spec.External.SHA256 {
+			inner, err := credential.ParseInner(text)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.o.Declared = append(w.o.Declared, map[string]string{"p1": w.pepper.Digest(inner).String(), "p2": w.pepper2.Digest(inner).String()})
+		}
+	}
 	for range 12 {
 		w.o.Status = Trusted(w.o.Status, w.o.Record)
 		before := w.o.Status.DeepCopy()
@@ -223,6 +257,7 @@ func (w *world) run() {
 		}
 		if d.Delete {
 			w.say("deletes the credential, as its class says")
+			w.o.Deleting = true
 			return
 		}
 		if !wrote && d.AwaitPropagation && !w.lagging && !w.o.Propagation.Accepted {
@@ -335,4 +370,3 @@ func (w *world) versions() string {
 func (w *world) say(format string, args ...any) {
 	fmt.Fprintf(&w.out, "%s  %s\n", w.now.Format("2006-01-02 15:04:05"), fmt.Sprintf(format, args...))
 }
-

@@ -416,7 +416,9 @@ func (p *plan) ended() bool {
 }
 
 // over tells whether spec.expiresAt has passed.
-func (p *plan) over() bool { return !p.settings.ExpiresAt.IsZero() && !p.now.Before(p.settings.ExpiresAt) }
+func (p *plan) over() bool {
+	return !p.settings.ExpiresAt.IsZero() && !p.now.Before(p.settings.ExpiresAt)
+}
 
 func (p *plan) lastState() v1alpha1.VersionState {
 	if v := p.version(p.latest()); v != nil {
@@ -706,7 +708,7 @@ func (p *plan) propagatedCondition() verdict {
 
 func (p *plan) readyCondition(active *v1alpha1.CredentialVersion) verdict {
 	switch {
-	case active == nil && p.status.Revocation != nil && p.status.Revocation.ThroughVersion >= p.latest():
+	case active == nil && p.Conflict == "" && p.status.Revocation != nil && p.status.Revocation.ThroughVersion >= p.latest():
 		return verdict{false, v1alpha1.ReasonRevoked, "revoked: " + p.status.Revocation.Reason + "; request a rotation to make it usable again"}
 	case p.blocked != nil:
 		return verdict{false, p.blocked.reason, p.blocked.message}

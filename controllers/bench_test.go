@@ -1,0 +1,129 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+)
+
+// BenchmarkMint makes credentials in the thousands and compares with its floor:
+// a bare client that makes the same writes for each (status, Secret, status and
+// an event), with the same parallelism, right before. Read "ratio": the rates themselves are the
+// machine's. Run it with -benchtime=1x.
+func BenchmarkMint(b *testing.B) {
+	for _, n := range []int{500, 2000} {
+		b.Run(fmt.Sprintf("%d", n), func(b *testing.B) {
+			for range b.N {
+				floor := bareWrites(b, n)
+				c := newCluster(b)
+				c.createAll(n)
+				begin := time.Now()
+				p := c.start(nil, nil)
+				c.allReady(n)
+				minted := float64(n) / time.Since(begin).Seconds()
+				p.stop()
+				b.ReportMetric(floor, "floor/s")
+				b.ReportMetric(minted, "minted/s")
+				b.ReportMetric(minted/floor, "ratio")
+			}
+		})
+	}
+}
+
+// bareWrites gives the rate at which a client with nothing else to do writes a
+// status, a Secret, a status again and an event.
+func bareWrites(b *testing.B, n int) float64 {
+	c := newCluster(b)
+	tokens := c.createAll(n)
+	secretData := map[string][]byte{"token": make([]byte, 72), "version": []byte("1")}
+	record := make([]byte, 400)
+	begin := time.Now()
+	c.inParallel(n, func(i int) error {
+		token := tokens[i]
+		token.Status = v1alpha1.CredentialStatus{Epoch: 1, Record: record, SecretName: token.Name}
+		if err := c.client.Status().Update(context.Background(), token); err != nil {
+			return err
+		}
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: token.Name}, Data: secretData}
+		if err := c.client.Create(context.Background(), secret); err != nil {
+			return err
+		}
+		token.Status.Epoch = 2
+		if err := c.client.Status().Update(context.Background(), token); err != nil {
+			return err
+		}
+		return c.client.Create(context.Background(), &eventsv1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: token.Name}, EventTime: metav1.NowMicro(),
+			ReportingController: "bare", ReportingInstance: "bare", Action: "Reconcile", Reason: "Minted", Type: corev1.EventTypeNormal,
+			Regarding: corev1.ObjectReference{Kind: "ServiceToken", Namespace: c.namespace, Name: token.Name, UID: token.UID}, Note: "Minted version 1",
+		})
+	})
+	return float64(n) / time.Since(begin).Seconds()
+}
+
+func (c *cluster) createAll(n int) []*v1alpha1.ServiceToken {
+	tokens := make([]*v1alpha1.ServiceToken, n)
+	c.inParallel(n, func(i int) error {
+		tokens[i] = &v1alpha1.ServiceToken{
+			ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: fmt.Sprintf("token-%05d", i)},
+			Spec:       v1alpha1.CredentialSpec{CredentialClassName: c.class, Permissions: []v1alpha1.Permission{"api:read"}},
+		}
+		return c.client.Create(context.Background(), tokens[i])
+	})
+	return tokens
+}
+
+func (c *cluster) inParallel(n int, do func(i int) error) {
+	c.t.Helper()
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var workers sync.WaitGroup
+	for range defaultWorkers {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if err := do(i); err != nil {
+					failed.CompareAndSwap(nil, &err)
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if err := failed.Load(); err != nil {
+		c.t.Fatal(*err)
+	}
+}
+
+func (c *cluster) allReady(n int) {
+	c.t.Helper()
+	deadline := time.Now().Add(5 * time.Minute)
+	for {
+		var list v1alpha1.ServiceTokenList
+		if err := c.client.List(context.Background(), &list, client.InNamespace(c.namespace)); err != nil {
+			c.t.Fatal(err)
+		}
+		done := 0
+		for i := range list.Items {
+			if ready(&list.Items[i]) {
+				done++
+			}
+		}
+		if done == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%d of %d credentials are Ready after 5 minutes", done, n)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
