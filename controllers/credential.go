@@ -347,4 +347,3 @@ func (r *credentials) requests(ctx context.Context, keep func(v1alpha1.Credentia
 }
 
 func ptrTo[T any](v T) *T { return &v }
-

@@ -16,7 +16,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
-
 func TestAServiceTokenIsMintedInThreeWrites(t *testing.T) {
 	c := newCluster(t)
 	p := c.start(nil, nil)
@@ -83,7 +82,9 @@ func TestAnAPIKeyIsDeliveredUnderItsOwnKey(t *testing.T) {
 func TestARotationKeepsThePreviousValueUntilTheOverlapIsOver(t *testing.T) {
 	c := newCluster(t)
 	c.start(nil, nil)
-	token := c.token("ci", func(s *v1alpha1.CredentialSpec) { s.Rotation = &v1alpha1.Rotation{Overlap: "2s", Retire: v1alpha1.RetireAfterOverlap} })
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) {
+		s.Rotation = &v1alpha1.Rotation{Overlap: "2s", Retire: v1alpha1.RetireAfterOverlap}
+	})
 	c.ready(token)
 	first := string(c.secret("ci").Data["token"])
 	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
@@ -98,6 +99,28 @@ func TestARotationKeepsThePreviousValueUntilTheOverlapIsOver(t *testing.T) {
 	c.eventually(token, "version 1 retired", func() bool { return state(token, 1) == v1alpha1.VersionRetired })
 	if secret := c.secret("ci"); len(secret.Data["token.previous"]) > 0 {
 		t.Error("a retired value is still in the Secret")
+	}
+}
+
+func TestARollbackSwapsTheValuesAndADiscardEndsTheOther(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	first := string(c.secret("ci").Data["token"])
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2", func() bool { return token.Status.CurrentVersion == 2 })
+	second := string(c.secret("ci").Data["token"])
+	c.annotate(token, v1alpha1.AnnotationRollbackRequestedAt)
+	c.eventually(token, "version 1 again", func() bool { return token.Status.CurrentVersion == 1 && state(token, 2) == v1alpha1.VersionSuperseded })
+	secret := c.secret("ci")
+	if string(secret.Data["token"]) != first || string(secret.Data["token.previous"]) != second || string(secret.Data["version"]) != "1" {
+		t.Errorf("the values were not swapped: versions %s and %s", secret.Data["version"], secret.Data["version.previous"])
+	}
+	c.annotate(token, v1alpha1.AnnotationDiscardRequestedAt)
+	c.eventually(token, "version 2 retired", func() bool { return state(token, 2) == v1alpha1.VersionRetired && ready(token) })
+	if secret := c.secret("ci"); len(secret.Data["token.previous"]) > 0 || string(secret.Data["token"]) != first {
+		t.Error("the discarded value is still in the Secret")
 	}
 }
 
@@ -168,7 +191,9 @@ func TestAnAdoptedSecretKeepsItsValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.start(nil, nil)
-	token := c.token("ci", func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{ConflictPolicy: v1alpha1.ConflictAdopt} })
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) {
+		s.Secret = &v1alpha1.SecretTarget{ConflictPolicy: v1alpha1.ConflictAdopt}
+	})
 	c.ready(token)
 	secret := c.secret("ci")
 	if string(secret.Data["token"]) != value.Reveal() || !metav1.IsControlledBy(secret, token) {
@@ -270,7 +295,9 @@ func TestARevocationSettlesWhatItSelectsAndNothingElse(t *testing.T) {
 	if err := c.client.Delete(t.Context(), rv); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the Revocation to go", func() bool { return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv)) })
+	waitFor(t, "the Revocation to go", func() bool {
+		return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv))
+	})
 	c.read(hit)
 	c.read(spared)
 	if state(hit, 1) != v1alpha1.VersionRevoked || !ready(spared) {

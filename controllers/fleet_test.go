@@ -243,4 +243,3 @@ func TestUsageIsEvidenceOnlyWhileEveryServerTells(t *testing.T) {
 		t.Errorf("with a server gone the evidence begins anew: %+v", usage)
 	}
 }
-

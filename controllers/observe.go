@@ -380,4 +380,3 @@ func (s *scope) epochFloor(known *sealedRecord) int64 {
 	}
 	return floor
 }
-

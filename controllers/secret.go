@@ -106,6 +106,9 @@ func (r *credentials) desired(s *scope, want lifecycle.SecretWant, value *heldVa
 	case s.secret != nil && s.observed.Secret.Current == want.Current:
 		values.Current = string(s.secret.Data[s.observed.Kind.SecretKey()])
 		values.Previous = string(s.secret.Data[s.observed.Kind.PreviousSecretKey()])
+	case s.secret != nil && s.observed.Secret.Ours && s.observed.Secret.Previous == want.Current: // rolled back
+		values.Current = string(s.secret.Data[s.observed.Kind.PreviousSecretKey()])
+		values.Previous = string(s.secret.Data[s.observed.Kind.SecretKey()])
 	case value != nil && value.version == want.Current:
 		values.Current = value.token.Reveal()
 		if want.Previous != 0 { // what was current becomes previous

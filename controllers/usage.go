@@ -53,7 +53,9 @@ func NewUsageCollector(fleet *Fleet) *UsageCollector {
 
 // Changes gives an object with the UID of each credential that was used on a
 // day it had not been used before.
-func (u *UsageCollector) Changes(kind v1alpha1.Kind) <-chan event.GenericEvent { return u.changes[kind] }
+func (u *UsageCollector) Changes(kind v1alpha1.Kind) <-chan event.GenericEvent {
+	return u.changes[kind]
+}
 
 // Of is the evidence about one credential; nil where there is none, for some
 // server has not answered lately.

@@ -142,6 +142,10 @@ func (w *world) command(args []string) {
 		w.o.Annotations[v1alpha1.AnnotationReason] = strings.Join(args[1:], " ")
 		w.o.Annotations[v1alpha1.AnnotationRequestedBy] = "alice"
 		w.run()
+	case "rollback", "discard":
+		key := map[string]string{"rollback": v1alpha1.AnnotationRollbackRequestedAt, "discard": v1alpha1.AnnotationDiscardRequestedAt}[args[0]]
+		w.o.Annotations[key] = w.now.Format(time.RFC3339)
+		w.run()
 	case "revoke": // revoke reason..., or revoke 2 reason...
 		w.o.Spec.Revoked = &v1alpha1.Revoked{Reason: strings.Join(args[1:], " ")}
 		if n, err := strconv.ParseInt(args[1], 10, 64); err == nil {

@@ -41,7 +41,9 @@ func Plan(o *Observed, now time.Time) Decision {
 		p.revoke,
 		p.expire,
 		p.promote,
+		p.rollBack,
 		p.retire,
+		p.discard,
 		p.examine,
 		p.declare,
 		p.rotate,
@@ -223,7 +225,11 @@ func (p *plan) promote() {
 			previous.State = v1alpha1.VersionSuperseded
 			previous.Superseded = stampUp(p.now)
 		}
-		p.event(false, v1alpha1.ReasonRotated, "Rotated from version %d to %d in Secret %s", previous.Version, delivered.Version, p.secretName())
+		reason, what := v1alpha1.ReasonRotated, "Rotated"
+		if delivered.Version < previous.Version {
+			reason, what, delivered.Superseded = v1alpha1.ReasonRolledBack, "Rolled back", nil
+		}
+		p.event(false, reason, "%s from version %d to %d in Secret %s", what, previous.Version, delivered.Version, p.secretName())
 	}
 	// Orphans: committed before this one, by a process that can no longer
 	// deliver them, since this delivery has changed the Secret.
@@ -232,6 +238,38 @@ func (p *plan) promote() {
 			p.end(v, v1alpha1.VersionRetired, "never delivered")
 		}
 	}
+}
+
+// rollBack makes the previous version the one to deliver, where that was asked
+// for. The intent is committed before the Secret is written: the version becomes
+// Pending again, and its value is the one the Secret carries as previous. Every
+// server accepts it already, so nothing is waited for.
+func (p *plan) rollBack() {
+	asked := request(p.Annotations, v1alpha1.AnnotationRollbackRequestedAt)
+	if !requested(asked, p.status.Handled.Rollback) || p.pending() != nil {
+		return
+	}
+	p.status.Handled.Rollback = asked
+	previous := p.version(p.Secret.Previous)
+	if previous == nil || previous.State != v1alpha1.VersionSuperseded || p.active() == nil {
+		p.event(true, v1alpha1.ReasonRolledBack, "Not rolled back, for no previous version is accepted any more: request a rotation instead")
+		return
+	}
+	previous.State = v1alpha1.VersionPending
+}
+
+// discard tells, once it is done, that every superseded version was ended as
+// asked. See outlived.
+func (p *plan) discard() {
+	asked := request(p.Annotations, v1alpha1.AnnotationDiscardRequestedAt)
+	if requested(asked, p.status.Handled.Discard) && p.latestIn(v1alpha1.VersionSuperseded) == nil {
+		p.status.Handled.Discard = asked
+		p.event(false, v1alpha1.ReasonDiscarded, "Discarded what came before the current version")
+	}
+}
+
+func (p *plan) discarding() bool {
+	return requested(request(p.Annotations, v1alpha1.AnnotationDiscardRequestedAt), p.status.Handled.Discard)
 }
 
 // retire ends superseded versions whose time is over: first they leave the
@@ -253,9 +291,10 @@ func (p *plan) outlived(v *v1alpha1.CredentialVersion) bool {
 	if v.Superseded == nil || p.Spec.External != nil {
 		return false
 	}
-	switch p.settings.Retire {
-	case v1alpha1.RetireImmediately:
+	if p.settings.Retire == v1alpha1.RetireImmediately || p.discarding() {
 		return true
+	}
+	switch p.settings.Retire {
 	case v1alpha1.RetireAfterOverlap:
 		return p.due(v.Superseded.Add(p.settings.Overlap))
 	default:
@@ -381,7 +420,7 @@ func (p *plan) rotate() {
 		return
 	}
 	if pending := p.pending(); pending != nil {
-		if pending.Version == p.Held {
+		if p.deliverable(pending) {
 			return // on its way
 		}
 		p.order(cmp.Or(pending.Reason, "Rotated")+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
@@ -468,20 +507,24 @@ func (p *plan) nextRotation(active *v1alpha1.CredentialVersion) (time.Time, stri
 		at      time.Time
 		why     string
 		created = active.Created.Time
+		since   = created // what age counts from
 	)
+	if active.Activated != nil && active.Activated.After(since) {
+		since = active.Activated.Time // it was rolled back to
+	}
 	consider := func(t time.Time, reason string) {
 		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
 			at, why = t, reason
 		}
 	}
 	if every := p.settings.RotateEvery; every > 0 {
-		consider(created.Add(every-jitter(p.UID, active.Version, every)), "Age")
+		consider(since.Add(every-jitter(p.UID, active.Version, every)), "Age")
 		// Before it expires, unless the credential itself ends by then.
 		if end := p.renewable(active); !end.IsZero() {
 			consider(created.Add(end.Sub(created)*2/3), "Expiring")
 		}
 	}
-	consider(p.settings.Calendar.Scheduled(created), "Schedule")
+	consider(p.settings.Calendar.Scheduled(since), "Schedule")
 	return at, why
 }
 
@@ -565,10 +608,13 @@ func (p *plan) deliverPending(pending, active *v1alpha1.CredentialVersion) {
 	if p.mint != nil {
 		return // not committed yet
 	}
-	if pending.Version != p.Held {
+	if !p.deliverable(pending) {
+		if p.blocked != nil && active == nil && p.Secret.Ours {
+			p.secret = SecretWant{Action: SecretDelete} // nothing will replace what is dead in it
+		}
 		return
 	}
-	if !p.Propagation.Accepted {
+	if pending.Version == p.Held && !p.Propagation.Accepted {
 		p.await = true
 		return
 	}
@@ -576,6 +622,12 @@ func (p *plan) deliverPending(pending, active *v1alpha1.CredentialVersion) {
 	if active != nil && p.Secret.Current == active.Version && p.settings.Retire != v1alpha1.RetireImmediately {
 		p.secret.Previous = active.Version
 	}
+}
+
+// deliverable tells whether the value of a pending version is to be had: in this
+// process, or, of one that is rolled back to, in the Secret.
+func (p *plan) deliverable(pending *v1alpha1.CredentialVersion) bool {
+	return pending.Version == p.Held || (p.Secret.Ours && p.Secret.Previous == pending.Version)
 }
 
 // foreign tells whether the Secret is somebody else's and stays so.

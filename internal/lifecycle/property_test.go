@@ -21,7 +21,7 @@ func TestPlanKeepsTheInvariants(t *testing.T) {
 		spec.Rotation = &v1alpha1.Rotation{Every: rapid.SampledFrom([]v1alpha1.Duration{"", "10d", v1alpha1.Never}).Draw(rt, "every"), Retire: retire}
 		w := newWorld(t, spec)
 		commands := [][]string{
-			{"run"}, {"wait", "1h"}, {"wait", "30d"}, {"wait", "200d"}, {"rotate", "x"}, {"revoke", "1", "x"}, {"revoke", "3", "x"}, {"revoke", "all"},
+			{"run"}, {"wait", "1h"}, {"wait", "30d"}, {"wait", "200d"}, {"rotate", "x"}, {"rollback"}, {"discard"}, {"revoke", "1", "x"}, {"revoke", "3", "x"}, {"revoke", "all"},
 			{"revocation", "a"}, {"revocation", "b", "replace"}, {"servers", "lag"}, {"servers", "accept"}, {"restart"},
 			{"crash", "after", "commit"}, {"crash", "after", "deliver"}, {"crash", "after", "promote"},
 			{"secret", "deleted"}, {"secret", "edited"}, {"clock", "wrong"}, {"clock", "right"}, {"write", "refused"}, {"write", "allowed"}, {"used", "1", "2"},
