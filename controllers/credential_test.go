@@ -305,6 +305,25 @@ func TestARevocationSettlesWhatItSelectsAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestARevocationThatSelectsNothingSaysSo(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	rv := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}, Spec: v1alpha1.RevocationSpec{
+		Reason: "incident 7", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a b": "c"}},
+	}}
+	if err := c.client.Create(t.Context(), rv); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(rv, "InvalidSpec", func() bool {
+		return len(rv.Status.Conditions) == 1 && rv.Status.Conditions[0].Reason == v1alpha1.ReasonInvalidSpec &&
+			strings.Contains(rv.Status.Conditions[0].Message, "NOTHING is revoked")
+	})
+	if err := c.client.Delete(t.Context(), rv); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "it to go", func() bool { return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv)) })
+}
+
 func TestACredentialDeclaredByItsDigest(t *testing.T) {
 	c := newCluster(t)
 	c.start(nil, nil)

@@ -52,7 +52,11 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 			return quietly(err)
 		}
 	}
-	matched, settled, err := r.progress(ctx, &rv)
+	selector, err := lifecycle.NewSelector(&rv.Spec)
+	if err != nil {
+		return r.selectsNothing(ctx, &rv, err)
+	}
+	matched, settled, err := r.progress(ctx, &rv, selector)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -75,12 +79,32 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 	if settled < matched {
 		return reconcile.Result{RequeueAfter: settlePoll}, nil
 	}
-	if rv.DeletionTimestamp != nil && controllerutil.RemoveFinalizer(&rv, v1alpha1.FinalizerRevocation) {
-		if err := r.client.Update(ctx, &rv); err != nil {
+	return r.release(ctx, &rv)
+}
+
+// release lets a Revocation go that is being deleted.
+func (r *revocations) release(ctx context.Context, rv *v1alpha1.Revocation) (reconcile.Result, error) {
+	if rv.DeletionTimestamp != nil && controllerutil.RemoveFinalizer(rv, v1alpha1.FinalizerRevocation) {
+		if err := r.client.Update(ctx, rv); err != nil {
 			return quietly(err)
 		}
 	}
 	return reconcile.Result{}, nil
+}
+
+// selectsNothing says of a Revocation whose selector is none that it revokes
+// nothing: whoever pulled the brake must not believe that it holds.
+func (r *revocations) selectsNothing(ctx context.Context, rv *v1alpha1.Revocation, problem error) (reconcile.Result, error) {
+	changed := meta.SetStatusCondition(&rv.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionSettled, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec, ObservedGeneration: rv.Generation,
+		Message: fmt.Sprintf("NOTHING is revoked: %v; create another Revocation with a selector that can be read", problem),
+	})
+	if changed {
+		if err := r.client.Status().Update(ctx, rv); err != nil {
+			return quietly(err)
+		}
+	}
+	return r.release(ctx, rv)
 }
 
 // quietly takes a conflict for what it is: somebody else wrote, and the watch
@@ -94,11 +118,9 @@ func quietly(err error) (reconcile.Result, error) {
 
 // progress counts the credentials a Revocation selects, and those whose sealed
 // record accounts for it. Those made after it are none of its business.
-func (r *revocations) progress(ctx context.Context, rv *v1alpha1.Revocation) (matched, settled int64, err error) {
-	selector, err := lifecycle.NewSelector(&rv.Spec)
-	if err != nil {
-		return 0, 0, fmt.Errorf("revocation %s: %w", rv.Name, err)
-	}
+func (r *revocations) progress(
+	ctx context.Context, rv *v1alpha1.Revocation, selector lifecycle.Selector,
+) (matched, settled int64, err error) {
 	peppers, err := r.keys.Peppers()
 	if err != nil {
 		return 0, 0, fmt.Errorf("revocation %s waits for the installation's keys: %w", rv.Name, err)

@@ -41,7 +41,7 @@ type CredentialClassSpec struct {
 	// sk_live_..., empty sk_....
 	// +optional
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:Pattern=`^([a-z][a-z0-9]*)?$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([a-z][a-z0-9]*)?$')",message="not an environment: use lowercase letters and digits, a letter first, such as live or test"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="environment cannot be changed: make a class of its own for the other environment"
 	// +kubebuilder:default=""
 	Environment string `json:"environment"`
@@ -281,6 +281,7 @@ type RevocationSpec struct {
 	// selector of the credentials' labels, as they are or as they were sealed.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",message="an empty selector selects everything: say all: true if that is meant"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? size(e.?values.orValue([])) > 0 : e.operator in ['Exists', 'DoesNotExist'] && size(e.?values.orValue([])) == 0)",message="an expression has the operator In or NotIn and values, or Exists or DoesNotExist and none"
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 
 	// replace says whether new versions are made at once.

@@ -6,10 +6,11 @@ import (
 
 // CredentialSpec is what ServiceToken and APIKey have in common: everything.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.credentialClassName) || (has(self.credentialClassName) && self.credentialClassName == oldSelf.credentialClassName)",message="credentialClassName cannot be changed once it is set: make a new credential of the other class and move its users over"
-// +kubebuilder:validation:XValidation:rule="has(self.external) == has(oldSelf.external)",message="external cannot be added or taken away: make a new credential and move its users over"
-// +kubebuilder:validation:XValidation:rule="!(has(self.admin) && self.admin && ((has(self.permissions) && size(self.permissions) > 0) || (has(self.roles) && size(self.roles) > 0)))",message="an admin credential holds every permission: leave permissions and roles empty, or admin false"
-// +kubebuilder:validation:XValidation:rule="!(has(self.external) && has(self.secret))",message="a credential declared by external has no Secret, for its holder keeps the value: leave secret out"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.credentialClassName) || (has(self.credentialClassName) && self.credentialClassName == oldSelf.credentialClassName)",message="credentialClassName cannot be changed once it is set: make a new credential of the other class and move its users over",fieldPath=".credentialClassName",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="has(self.external) == has(oldSelf.external)",message="external cannot be added or taken away: make a new credential and move its users over",fieldPath=".external",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!(has(self.admin) && self.admin && ((has(self.permissions) && size(self.permissions) > 0) || (has(self.roles) && size(self.roles) > 0)))",message="an admin credential holds every permission: leave permissions and roles empty, or admin false",fieldPath=".admin",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!(has(self.external) && has(self.secret))",message="a credential declared by external has no Secret, for its holder keeps the value: leave secret out",fieldPath=".secret",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.secret) || !has(oldSelf.secret.name) || (has(self.secret) && has(self.secret.name) && self.secret.name == oldSelf.secret.name)",message="the Secret's name cannot be changed or taken away once it is set: make a new credential and move its users over",fieldPath=".secret",reason="FieldValueForbidden"
 type CredentialSpec struct {
 	// credentialClassName names the CredentialClass the credential is made
 	// under. Where it is empty, the default class is written here once, at
@@ -67,6 +68,7 @@ type CredentialSpec struct {
 
 	// expiresAt ends the whole credential, whatever its versions' ttl.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self > timestamp('2000-01-01T00:00:00Z')",message="write a time like 2031-01-31T08:00:00Z (RFC 3339)"
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
 	// rotation says when a new version is made and how the old one goes.
@@ -111,7 +113,7 @@ type CredentialSpec struct {
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=128
-// +kubebuilder:validation:Pattern=`^(\*|[A-Za-z0-9_][A-Za-z0-9_./-]*(:[A-Za-z0-9_][A-Za-z0-9_./-]*)*(:\*)?)$`
+// +kubebuilder:validation:XValidation:rule=`self.matches(r'^([*]|\w[\w./-]*(:\w[\w./-]*)*(:[*])?)$')`,message="not a permission: write a name, resource:action, or a wildcard at the end such as deploy:*, of letters, digits, _ . / -"
 type Permission string
 
 // MetadataValue is one value of metadata or attributes.
@@ -127,7 +129,7 @@ type CIDR string
 
 // Rotation says when a new version is made and how the old one goes.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.schedule) || !self.schedule.contains('TZ=')",message="write the time zone into timeZone, not into schedule"
+// +kubebuilder:validation:XValidation:rule="!has(self.schedule) || !self.schedule.contains('TZ=')",message="write the time zone into timeZone, not into schedule",fieldPath=".schedule"
 type Rotation struct {
 	// every is the age at which the current version is replaced, or "Never".
 	// Default: the class's.
@@ -225,15 +227,13 @@ type Window struct {
 }
 
 // SecretTarget is the Secret that carries the value.
-//
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.name) || (has(self.name) && self.name == oldSelf.name)",message="the Secret's name cannot be changed once it is set: make a new credential and move its users over"
 type SecretTarget struct {
 	// name of the Secret, in the credential's namespace. Default: the
 	// credential's name.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="not a Secret's name: use lowercase letters, digits, - and . only; a Secret of another namespace cannot be named"
 	Name string `json:"name,omitempty"`
 
 	// conflictPolicy says what to do with a Secret of that name which is not
@@ -362,8 +362,8 @@ type External struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
-	// +kubebuilder:validation:items:Pattern=`^[0-9a-f]{64}$`
 	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[0-9a-f]{64}$'))",message="write each SHA-256 as 64 lowercase hexadecimal digits"
 	// +kubebuilder:validation:XValidation:rule="size(self) < 2 || self[0] != self[1]",message="the two digests must differ"
 	SHA256 []string `json:"sha256"`
 }
@@ -384,8 +384,11 @@ type Revoked struct {
 	Reason string `json:"reason"`
 
 	// requestedAt tells one revocation from the next where a credential is
-	// revived by a rotation and must be revoked again for the same reason.
+	// revived by a rotation and must be revoked again for the same reason. It is
+	// written with six digits of fraction: 2026-01-31T08:00:00.000000Z.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	RequestedAt *metav1.MicroTime `json:"requestedAt,omitempty"`
 }
 

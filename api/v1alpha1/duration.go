@@ -17,7 +17,7 @@ const Never Duration = "Never"
 //
 // +kubebuilder:validation:Type=string
 // +kubebuilder:validation:MaxLength=32
-// +kubebuilder:validation:Pattern=`^(Never|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^(Never|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$')",message="not a duration: write it like 90d, 12h or 1d12h"
 type Duration string
 
 // Parse gives the length. ok is false for the empty string and for Never, which

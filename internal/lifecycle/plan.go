@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -182,7 +183,7 @@ func (p *plan) revokeAll(reason, actor string) {
 		}
 	}
 	p.status.Revocation = &v1alpha1.RevocationStatus{
-		At: metav1.NewTime(p.now.Truncate(time.Second)), Reason: reason, Actor: actor, ThroughVersion: p.latest(),
+		At: metav1.NewTime(p.now.Truncate(time.Second)), Reason: clip(reason, maxReason/2), Actor: clip(actor, maxActor), ThroughVersion: p.latest(),
 	}
 	p.event(true, v1alpha1.ReasonRevoked, "Revoked the whole credential, versions up to %d: %s", p.latest(), reason)
 }
@@ -423,7 +424,8 @@ func (p *plan) rotate() {
 		if p.deliverable(pending) {
 			return // on its way
 		}
-		p.order(cmp.Or(pending.Reason, "Rotated")+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
+		why, _, _ := strings.Cut(cmp.Or(pending.Reason, "Rotated"), " (again")
+		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
 		return
 	}
 	switch {
@@ -565,7 +567,8 @@ func (p *plan) order(reason, actor string) {
 
 func (p *plan) add(reason, actor string) *v1alpha1.CredentialVersion {
 	v := v1alpha1.CredentialVersion{
-		Version: p.latest() + 1, State: v1alpha1.VersionPending, Created: *stamp(p.now), Reason: reason, Actor: actor,
+		Version: p.latest() + 1, State: v1alpha1.VersionPending, Created: *stamp(p.now),
+		Reason: clip(reason, maxReason/2), Actor: clip(actor, maxActor),
 	}
 	var end time.Time
 	if p.settings.TTL > 0 {
@@ -806,7 +809,22 @@ func (p *plan) end(v *v1alpha1.CredentialVersion, state v1alpha1.VersionState, w
 	if v.Reason != "" {
 		why = v.Reason + "; " + why
 	}
-	v.Reason = why
+	v.Reason = clip(why, maxReason)
+}
+
+// Lengths that the schema of status has room for. Admission keeps what people
+// write within them, and may be gone.
+const (
+	maxReason = 2200
+	maxActor  = 512
+)
+
+// clip cuts a text to so many bytes, between two characters.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "")
 }
 
 func (p *plan) secretName() string { return SecretName(p.Name, p.Spec) }
