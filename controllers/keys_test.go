@@ -19,6 +19,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -516,14 +517,14 @@ func TestPepperHolderTellsEverySubscriberOfEachChange(t *testing.T) {
 	one, two := h.Changes(), h.Changes()
 	drain := func(want int) {
 		t.Helper()
-		for n, c := range []int{len(one), len(two)} {
-			if c != want {
-				t.Errorf("subscriber %d has %d events, want %d", n, c, want)
+		for n, subscriber := range []<-chan event.GenericEvent{one, two} {
+			got := len(subscriber)
+			if got != want {
+				t.Errorf("subscriber %d has %d events, want %d", n, got, want)
 			}
-		}
-		for range want {
-			<-one
-			<-two
+			for range got {
+				<-subscriber
+			}
 		}
 	}
 	h.Set(pepper("a"), nil)
