@@ -221,6 +221,10 @@ func Warnings(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpec
 	if spec.External != nil && s.ExpiresAt.IsZero() {
 		warnings = append(warnings, "spec.expiresAt: a credential declared by its SHA-256 is not rotated, and this one never expires")
 	}
+	if spec.External != nil && class.ExternalFormat == nil {
+		warnings = append(warnings, fmt.Sprintf("spec.external: class %s has no externalFormat, so only values in Mintmark's own formats are accepted",
+			spec.CredentialClassName))
+	}
 	if s.RotateEvery == 0 && spec.External == nil && (spec.Rotation == nil || spec.Rotation.Schedule == "") {
 		warnings = append(warnings, "spec.rotation.every: the credential is never rotated by itself, and ends when its ttl does")
 	}

@@ -147,8 +147,8 @@ func TestWarnings(t *testing.T) {
 		"a wildcard":                   {`{permissions: ["deploy:*"]}`, []string{"spec.permissions"}},
 		"admin":                        {`{admin: true}`, []string{"spec.admin"}},
 		"no overlap":                   {`{rotation: {retire: Immediately}}`, []string{"spec.rotation.retire"}},
-		"a declared one without end":   {`{external: {sha256: ["x"]}}`, []string{"spec.expiresAt"}},
-		"a declared one that will end": {`{external: {sha256: ["x"]}, expiresAt: "2030-01-01T00:00:00Z"}`, nil},
+		"a declared one without end":   {`{external: {sha256: ["x"]}}`, []string{"spec.expiresAt", "spec.external"}},
+		"a declared one that will end": {`{external: {sha256: ["x"]}, expiresAt: "2030-01-01T00:00:00Z"}`, []string{"spec.external"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
