@@ -27,9 +27,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 )
 
-// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations;mutatingwebhookconfigurations,verbs=get;list;watch
-// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations;mutatingwebhookconfigurations,resourceNames=mintmark-webhook,verbs=update;patch
-
 // Names of the Services whose certificates are made here, and of the two webhook
 // configurations, which share one.
 const (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,14 +29,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/credential"
 	"github.com/mintmark-dev/mintmark/internal/lifecycle"
 )
-
-// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens;apikeys,verbs=get;list;watch;delete
-// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens/status;apikeys/status,verbs=update;patch
-// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens/finalizers;apikeys/finalizers,verbs=update
-// +kubebuilder:rbac:groups=mintmark.dev,resources=credentialclasses,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 const (
 	// maxPasses bounds the writes of one reconcile. A rotation that finds
@@ -73,6 +66,9 @@ type CredentialConfig struct {
 	Usage *UsageCollector
 	// ClockSkew is ServerClock.Skew; nil means that the clock is right.
 	ClockSkew func() (time.Duration, bool)
+	// WatchNamespaces are those whose credentials the installation looks after;
+	// empty means all.
+	WatchNamespaces []string
 	// Random is a cryptographically secure source; nil is crypto/rand.
 	Random io.Reader
 	// Now is the clock; nil is time.Now.
@@ -294,6 +290,9 @@ func (r *credentials) ofClass(ctx context.Context, class client.Object) []reconc
 }
 
 func (r *credentials) ofNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	if watched := r.cfg.WatchNamespaces; len(watched) > 0 && !slices.Contains(watched, namespace.GetName()) {
+		return nil // the cache has nothing of it
+	}
 	return r.requests(ctx, nil, client.InNamespace(namespace.GetName()))
 }
 

@@ -321,7 +321,9 @@ func TestARevocationThatSelectsNothingSaysSo(t *testing.T) {
 	if err := c.client.Delete(t.Context(), rv); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "it to go", func() bool { return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv)) })
+	waitFor(t, "it to go", func() bool {
+		return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv))
+	})
 }
 
 func TestACredentialDeclaredByItsDigest(t *testing.T) {

@@ -25,9 +25,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/internalapi"
 )
 
-// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=mintmark-system,resources=leases,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",namespace=mintmark-system,resources=secrets,verbs=get
-
 const (
 	// callTimeout bounds one call of one server; a server holds a question back
 	// for internalapi.MaxWait at most.

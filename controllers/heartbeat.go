@@ -18,8 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=mintmark-system,resources=leases,verbs=get;create;update;patch
-
 // HeartbeatLease is the Lease whose spec.renewTime the leader moves. Servers
 // measure by it how far behind what they see is.
 const HeartbeatLease = "mintmark-heartbeat"

@@ -32,10 +32,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 )
 
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;patch
-// +kubebuilder:rbac:groups=mintmark.dev,resources=servicetokens;apikeys,verbs=get;list;watch
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
-
 // Annotations the controller keeps on the Secrets with keys.
 const (
 	// AnnotationRotationHandled is the rotate-requested-at that was carried out

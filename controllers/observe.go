@@ -232,7 +232,7 @@ func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
 	for _, text := range s.observed.Spec.External.SHA256 {
 		inner, err := credential.ParseInner(text)
 		if err != nil {
-			return nil // Validate says so
+			return nil //nolint:nilerr // Validate says so, with the field
 		}
 		digests := map[string]string{}
 		for _, p := range s.peppers {

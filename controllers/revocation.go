@@ -19,10 +19,6 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/lifecycle"
 )
 
-// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations,verbs=get;list;watch;update
-// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations/status,verbs=update
-// +kubebuilder:rbac:groups=mintmark.dev,resources=revocations/finalizers,verbs=update
-
 // settlePoll is how often a Revocation that is not settled yet counts again.
 const settlePoll = 2 * time.Second
 

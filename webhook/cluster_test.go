@@ -239,7 +239,8 @@ func (in *installation) allow(t *testing.T, user, namespace string, rules ...rba
 	meta := metav1.ObjectMeta{GenerateName: "test-", Namespace: namespace}
 	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: user}}
 	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role"}
-	var role, binding client.Object = &rbacv1.Role{ObjectMeta: meta, Rules: rules}, nil
+	var role client.Object = &rbacv1.Role{ObjectMeta: meta, Rules: rules}
+	var binding client.Object
 	if namespace == "" {
 		role, ref.Kind = &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}, "ClusterRole"
 	}

@@ -162,6 +162,7 @@ func setup(
 	}
 	if err := controllers.SetupCredentials(mgr, controllers.CredentialConfig{
 		Keys: peppers, Propagation: propagation, Usage: usage, ClockSkew: clock.Skew,
+		WatchNamespaces: o.watchNamespaces,
 	}); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,8 @@ import (
 	"github.com/mintmark-dev/mintmark/controllers"
 )
 
-const installHint = "install Mintmark with its Helm chart, or with `kubectl apply --server-side -k config/default` from its source"
+const installHint = "install Mintmark with its Helm chart, or from its source with `kubectl apply --server-side -k config/crd` and then " +
+	"`kubectl apply --server-side -k config/default`"
 
 // preflight finds at once what would otherwise show as caches that never fill:
 // a namespace, resource definitions or rules that are missing.

@@ -1,0 +1,208 @@
+{{/* Labels of every object. Call with (list . component); component may be empty. */}}
+{{- define "mintmark.labels" -}}
+{{- $root := index . 0 -}}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: mintmark
+{{- with index . 1 }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels that select the pods of a component. They are fixed: there is one installation per cluster. */}}
+{{- define "mintmark.selectorLabels" -}}
+app.kubernetes.io/name: mintmark
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+
+{{- define "mintmark.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{/* The namespaces watched, separated by commas; empty for all. The release's own is one of them, for the
+administrators' credentials are made there. */}}
+{{- define "mintmark.watchNamespaces" -}}
+{{- with .Values.watchNamespaces -}}
+{{ append . $.Release.Namespace | uniq | sortAlpha | join "," }}
+{{- end }}
+{{- end }}
+
+{{/* Binds the ClusterRole of a name to an account: in the whole cluster, or in each namespace watched.
+Call with (list . role account). */}}
+{{- define "mintmark.bindCredentials" -}}
+{{- $root := index . 0 -}}
+{{- $role := index . 1 -}}
+{{- $account := index . 2 -}}
+{{- $watched := include "mintmark.watchNamespaces" $root -}}
+{{- if $watched }}
+{{- range splitList "," $watched }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ $role }}
+  namespace: {{ . }}
+  labels:
+    {{- include "mintmark.labels" (list $root "") | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ $role }}
+subjects:
+- kind: ServiceAccount
+  name: {{ $account }}
+  namespace: {{ $root.Release.Namespace }}
+{{- end }}
+{{- else }}
+---
+{{ include "mintmark.bindCluster" (list $root $role $account) }}
+{{- end }}
+{{- end }}
+
+{{- define "mintmark.bindCluster" -}}
+{{- $root := index . 0 -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ index . 1 }}
+  labels:
+    {{- include "mintmark.labels" (list $root "") | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ index . 1 }}
+subjects:
+- kind: ServiceAccount
+  name: {{ index . 2 }}
+  namespace: {{ $root.Release.Namespace }}
+{{- end }}
+
+{{/* Binds the Role of an account, which has its name, in the release's namespace. Call with (list . account). */}}
+{{- define "mintmark.bindOwn" -}}
+{{- $root := index . 0 -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ index . 1 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "mintmark.labels" (list $root "") | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ index . 1 }}
+subjects:
+- kind: ServiceAccount
+  name: {{ index . 1 }}
+  namespace: {{ $root.Release.Namespace }}
+{{- end }}
+
+{{/* What the pods of both Deployments have in common: where they run. Call with (list . component values). */}}
+{{- define "mintmark.scheduling" -}}
+{{- $component := index . 1 -}}
+{{- with index . 2 -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+topologySpreadConstraints:
+{{- with .topologySpreadConstraints }}
+{{ toYaml . }}
+{{- else }}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "mintmark.selectorLabels" $component | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Fails where another Mintmark is installed: names are fixed, and two controllers would fight over every credential. */}}
+{{- define "mintmark.refuseSecondInstallation" -}}
+{{- with lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "mintmark-controller" -}}
+{{- $annotations := .metadata.annotations | default dict -}}
+{{- $name := index $annotations "meta.helm.sh/release-name" | default "" -}}
+{{- $namespace := index $annotations "meta.helm.sh/release-namespace" | default "" -}}
+{{- if not $name -}}
+{{- fail "Mintmark is installed in this cluster already, not by Helm (ClusterRole mintmark-controller exists). There is one installation per cluster: uninstall that one first." -}}
+{{- else if or (ne $name $.Release.Name) (ne $namespace $.Release.Namespace) -}}
+{{- fail (printf "Mintmark is installed in this cluster already, by release %s in namespace %s. There is one installation per cluster: upgrade that release (helm upgrade %s --namespace %s), or uninstall it first." $name $namespace $name $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Annotations of a class: call with (list . served). Kept, for credentials outlive the release and live under it. */}}
+{{- define "mintmark.classAnnotations" -}}
+helm.sh/resource-policy: keep
+{{- if not (index . 1) }}
+helm.sh/hook: post-install,post-upgrade
+helm.sh/hook-delete-policy: hook-failed
+meta.helm.sh/release-name: {{ (index . 0).Release.Name }}
+meta.helm.sh/release-namespace: {{ (index . 0).Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/* The objects beside a Deployment: the Service of its metrics and its PodDisruptionBudget. Call with
+(list . component values). */}}
+{{- define "mintmark.companions" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $budget := (index . 2).podDisruptionBudget }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: mintmark-{{ $component }}-metrics
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "mintmark.labels" (list $root $component) | nindent 4 }}
+    mintmark.dev/metrics: "true"
+spec:
+  clusterIP: None
+  selector:
+    {{- include "mintmark.selectorLabels" $component | nindent 4 }}
+  ports:
+  - name: metrics
+    port: 8080
+    targetPort: metrics
+{{- if $budget.enabled }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: mintmark-{{ $component }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "mintmark.labels" (list $root $component) | nindent 4 }}
+spec:
+  maxUnavailable: {{ $budget.maxUnavailable }}
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "mintmark.selectorLabels" $component | nindent 6 }}
+{{- end }}
+{{- end }}
