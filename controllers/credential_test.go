@@ -250,6 +250,37 @@ func TestWhatSomebodyWritesIntoStatusIsPutBack(t *testing.T) {
 	}
 }
 
+// Only a key has been mislaid: what is sealed under it is not forged, and must
+// not be replaced.
+func TestALostPepperReplacesNothing(t *testing.T) {
+	c := newCluster(t)
+	first := c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	value := string(c.secret("ci").Data["token"])
+	other, err := credential.NewPepper("p2", slices.Repeat([]byte{2}, credential.PepperLen))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.keys.Set(credential.Peppers{other}, nil)
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	fresh := c.token("fresh") // by the time this one is Ready the other has been looked at
+	c.ready(fresh)
+	c.read(token)
+	if token.Status.CurrentVersion != 1 || string(c.secret("ci").Data["token"]) != value {
+		t.Errorf("it was replaced: %s", describe(token))
+	}
+	peppers, _ := c.peppers.Peppers()
+	first.keys.Set(append(credential.Peppers{other}, peppers...), nil)
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2 under the new pepper", func() bool {
+		return ready(token) && token.Status.CurrentVersion == 2 && strings.HasPrefix(token.Status.Seal, "p2.")
+	})
+	if string(c.secret("ci").Data["token.previous"]) != value {
+		t.Error("the value digested under the old pepper is not the previous one")
+	}
+}
+
 func TestARevokedCredentialLosesItsSecretAndComesBackOnRequest(t *testing.T) {
 	c := newCluster(t)
 	c.start(nil, nil)

@@ -84,6 +84,7 @@ func newCluster(t testing.TB) *cluster {
 type process struct {
 	stop   func()
 	writes *writes
+	keys   *PepperHolder
 }
 
 // writes counts what a process asks the API server to change.
@@ -176,7 +177,7 @@ func (c *cluster) start(w *writes, propagation *Propagation) *process {
 		}
 	})
 	c.t.Cleanup(stop)
-	return &process{stop: stop, writes: w}
+	return &process{stop: stop, writes: w, keys: keys}
 }
 
 func (c *cluster) token(name string, change ...func(*v1alpha1.CredentialSpec)) *v1alpha1.ServiceToken {

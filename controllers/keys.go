@@ -373,8 +373,8 @@ func (r *KeyReconciler) makePepper(ctx context.Context) (*corev1.Secret, error) 
 	if holder != "" {
 		return nil, r.unusable(keyring.PepperSecret, "PepperMissing", fmt.Errorf(
 			"it is missing, and credentials depend on it (%s for one), so no new pepper is made: they would all be refused. "+
-				"Restore the Secret from a backup. If it is lost for good, delete those credentials, or make the Secret yourself "+
-				"(entries current=p1 and p1=`openssl rand -base64 32`) and rotate each of them", holder))
+				"Restore the Secret from a backup. If it is lost for good, make the Secret yourself (entries current=p1 and "+
+				"p1=`openssl rand -base64 32`), and delete and create again what was sealed under the lost one", holder))
 	}
 	id, key, err := keyring.NewPepper(r.cfg.Random)
 	if err != nil {

@@ -109,7 +109,7 @@ func (r *credentials) forget(key types.NamespacedName) {
 func (r *credentials) observeRecord(ctx context.Context, s *scope) error {
 	uid := s.credential.GetUID()
 	known := r.memory.sealed(s.key(), uid)
-	if known == nil && r.sealedByUnknown(s) {
+	if r.sealedByUnknown(s, known) {
 		return fmt.Errorf("%s %s is sealed under a pepper that is not there: restore it in Secret %s", r.kind.kind, s.key(), keyring.PepperSecret)
 	}
 	rec, problem := r.open(s, known)
@@ -144,10 +144,15 @@ func (r *credentials) observeRecord(ctx context.Context, s *scope) error {
 // sealedByUnknown tells whether the seal names a pepper we do not have. To take
 // the record for forged then would replace every credential because a key was
 // mislaid.
-func (r *credentials) sealedByUnknown(s *scope) bool {
-	st := s.credential.CredentialStatus()
-	_, err := credential.OpenRecord(s.peppers, st.Record, st.Seal)
-	return len(st.Record) > 0 && errors.Is(err, credential.ErrUnknownPepper)
+// A seal that names an unknown pepper where the one we remember still holds is
+// forged all the same.
+func (r *credentials) sealedByUnknown(s *scope, known *sealedRecord) bool {
+	record, seal := s.credential.CredentialStatus().Record, s.credential.CredentialStatus().Seal
+	if known != nil {
+		record, seal = known.record, known.seal
+	}
+	_, err := credential.OpenRecord(s.peppers, record, seal)
+	return len(record) > 0 && errors.Is(err, credential.ErrUnknownPepper)
 }
 
 // open opens the record in status, and says what is wrong with it.

@@ -166,6 +166,9 @@ func (r *credentials) tell(s *scope, d *lifecycle.Decision) {
 			"status.record was not what the controller had written, and was put right: %s", s.tampered)
 	}
 	for _, e := range d.Events {
+		if e.Reason == v1alpha1.ReasonRequestRefused {
+			continue // nothing was completed
+		}
 		transitions.WithLabelValues(string(r.kind.kind), e.Reason).Inc()
 	}
 	if len(d.Events) == 0 {

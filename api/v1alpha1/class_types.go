@@ -300,8 +300,8 @@ type RevocationObjectStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 	// matched is the number of credentials selected.
 	// +optional
-	Matched int64 `json:"matched,omitempty"`
+	Matched int64 `json:"matched"`
 	// settled is the number of those whose status accounts for it.
 	// +optional
-	Settled int64 `json:"settled,omitempty"`
+	Settled int64 `json:"settled"`
 }

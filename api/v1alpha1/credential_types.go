@@ -399,7 +399,7 @@ type CredentialStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, SecretDelivered, Propagated, RotationDue, Revoked.
+	// conditions: Ready, SecretDelivered, Propagated.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -116,14 +116,12 @@ const (
 const (
 	ReasonReady            = "Ready"
 	ReasonMinting          = "Minting"
-	ReasonRotating         = "Rotating"
 	ReasonPropagating      = "Propagating"
 	ReasonServerLagging    = "ServerLagging"
 	ReasonDelivered        = "Delivered"
 	ReasonPropagated       = "Propagated"
 	ReasonSecretConflict   = "SecretConflict"
 	ReasonSecretNotWritten = "SecretNotWritten"
-	ReasonForeignValue     = "ForeignValue"
 	ReasonDigestConflict   = "DigestConflict"
 	ReasonDeclared         = "Declared"
 	ReasonClassNotFound    = "ClassNotFound"
@@ -139,6 +137,6 @@ const (
 	ReasonRetired          = "Retired"
 	ReasonRolledBack       = "RolledBack"
 	ReasonDiscarded        = "Discarded"
-	ReasonAdopted          = "Adopted"
+	ReasonRequestRefused   = "RequestRefused"
 	ReasonRecordRejected   = "RecordRejected"
 )

@@ -62,10 +62,12 @@ type SealedVersion struct {
 	Prefix string `cbor:"4,keyasint,omitempty"`
 	// State is Pending, Active or Superseded.
 	State v1alpha1.VersionState `cbor:"5,keyasint"`
-	// Created, Superseded and Expires are Unix seconds; 0 is not, or never.
+	// Created, Activated, Superseded and Expires are Unix seconds; 0 is not, or
+	// never.
 	Created    int64 `cbor:"6,keyasint,omitempty"`
 	Superseded int64 `cbor:"7,keyasint,omitempty"`
 	Expires    int64 `cbor:"8,keyasint,omitempty"`
+	Activated  int64 `cbor:"9,keyasint,omitempty"`
 }
 
 // RevokedDigest tells one spec.revoked of a whole credential from another. It is

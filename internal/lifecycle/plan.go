@@ -253,7 +253,7 @@ func (p *plan) rollBack() {
 	p.status.Handled.Rollback = asked
 	previous := p.version(p.Secret.Previous)
 	if previous == nil || previous.State != v1alpha1.VersionSuperseded || p.active() == nil {
-		p.event(true, v1alpha1.ReasonRolledBack, "Not rolled back, for no previous version is accepted any more: request a rotation instead")
+		p.event(true, v1alpha1.ReasonRequestRefused, "Not rolled back, for no previous version is accepted any more: request a rotation instead")
 		return
 	}
 	previous.State = v1alpha1.VersionPending
@@ -431,7 +431,7 @@ func (p *plan) rotate() {
 	switch {
 	case forced && p.over():
 		p.status.Handled.Rotate = asked
-		p.event(true, v1alpha1.ReasonExpired, "Not rotated, for spec.expiresAt has passed: extend it first")
+		p.event(true, v1alpha1.ReasonRequestRefused, "Not rotated, for spec.expiresAt has passed: extend it first")
 	case forced:
 		p.status.Handled.Rotate = asked
 		p.order(cmp.Or(p.Annotations[v1alpha1.AnnotationReason], "Requested"), p.Annotations[v1alpha1.AnnotationRequestedBy])
@@ -553,7 +553,7 @@ func jitter(uid string, version int64, every time.Duration) time.Duration {
 	}
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%d", uid, version)
-	return time.Duration(h.Sum64() % uint64(span)) //nolint:gosec // span is positive, and the remainder smaller than it
+	return time.Duration(h.Sum64() % uint64(span)) // span is positive, and the remainder smaller than it
 }
 
 // order puts a new version into the status and has it minted.

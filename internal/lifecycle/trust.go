@@ -61,12 +61,13 @@ func restore(status *v1alpha1.CredentialStatus, v *credential.SealedVersion) v1a
 	var restored v1alpha1.CredentialVersion
 	for _, s := range status.Versions {
 		if s.Version == v.Number {
-			restored = v1alpha1.CredentialVersion{Activated: s.Activated, Reason: s.Reason, Actor: s.Actor}
+			restored = v1alpha1.CredentialVersion{Reason: s.Reason, Actor: s.Actor}
 		}
 	}
 	restored.Version, restored.State, restored.Prefix = v.Number, v.State, v.Prefix
 	restored.Digest, restored.Pepper = hex.EncodeToString(v.Digest), v.Pepper
 	restored.Created = metav1.NewTime(time.Unix(v.Created, 0).UTC())
+	restored.Activated = unix(v.Activated)
 	restored.Superseded = unix(v.Superseded)
 	restored.Expires = unix(v.Expires)
 	return restored
@@ -120,7 +121,7 @@ func BuildRecord(o *Observed, d *Decision) (*credential.Record, error) {
 		}
 		r.Versions = append(r.Versions, credential.SealedVersion{
 			Number: v.Version, Digest: digest[:], Pepper: v.Pepper, Prefix: v.Prefix, State: v.State,
-			Created: v.Created.Unix(), Superseded: seconds(v.Superseded), Expires: seconds(v.Expires),
+			Created: v.Created.Unix(), Activated: seconds(v.Activated), Superseded: seconds(v.Superseded), Expires: seconds(v.Expires),
 		})
 	}
 	slices.Sort(r.RevokedVersions)

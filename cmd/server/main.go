@@ -1,0 +1,222 @@
+// Command mintmark-server verifies credentials for gateways and services, and exchanges
+// them for short-lived JWTs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/mintmark-dev/mintmark/internal/server"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// version is set at build time: -ldflags "-X main.version=v0.1.0".
+var version string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) int {
+	o, err := parse(args, getenv, stderr)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "mintmark-server: %s\nRun mintmark-server --help for the flags.\n", err)
+		return exitUsage
+	case o.showVersion:
+		fmt.Fprintln(stderr, "mintmark-server", buildVersion())
+		return exitOK
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.level}))
+	klog.SetSlogLogger(log.With("logger", "client-go"))
+	o.config.Log = log
+
+	if o.config.Kubernetes, err = kubernetes(o.kubeconfig); err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
+		return exitUsage
+	}
+	s, err := server.New(o.config)
+	if err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
+		return exitUsage
+	}
+	if err := s.Run(ctx); err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
+		return exitFailure
+	}
+	return exitOK
+}
+
+// options are the flags, read.
+type options struct {
+	kubeconfig  string
+	level       slog.Level
+	config      server.Config
+	showVersion bool
+}
+
+// buildVersion is the version built in, or what the Go toolchain knows of it.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func parse(args []string, getenv func(string) string, stderr io.Writer) (*options, error) {
+	o := new(options)
+	c := &o.config
+	var proxies []string
+	var level string
+	flags := pflag.NewFlagSet("mintmark-server", pflag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.SortFlags = false
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the service account of the pod, else $KUBECONFIG or ~/.kube/config)")
+	flags.StringVar(&c.Namespace, "namespace", or(getenv("POD_NAMESPACE"), "mintmark-system"), "namespace of the installation ($POD_NAMESPACE)")
+	flags.StringSliceVar(&c.WatchNamespaces, "watch-namespaces", nil, "namespaces whose credentials are served (default: all)")
+	flags.StringVar(&c.BindAddress, "bind-address", ":8443", "address of the public HTTPS listener")
+	flags.StringVar(&c.InternalBindAddress, "internal-bind-address", ":8444", "address of the HTTPS listener for the controllers")
+	flags.StringVar(&c.InternalURL, "internal-advertise-url", "", "URL at which the controllers reach it (default: https://$POD_IP and its port)")
+	flags.StringVar(&c.MetricsBindAddress, "metrics-bind-address", ":8080", "address of plain HTTP for /metrics, /healthz, /livez and /readyz")
+	flags.StringVar(&c.Issuer, "issuer", "", "iss of the JWTs, an https URL (default: https://mintmark-server.NAMESPACE.svc)")
+	flags.StringSliceVar(&proxies, "trusted-proxies", nil, "networks of the peers whose X-Forwarded-* headers are believed, such as 10.0.0.0/8 (default: none)")
+	flags.DurationVar(&c.MaxStaleness, "max-staleness", 10*time.Minute, "how long to go on verifying while cut off from the API server; after that everything is denied")
+	flags.StringVar(&c.TLSCertFile, "tls-cert-file", "", "certificate of the public listener (default: from the Secret mintmark-server-tls)")
+	flags.StringVar(&c.TLSKeyFile, "tls-key-file", "", "its private key")
+	flags.StringVar(&c.ID, "id", "", "name of this server among the others (default: $POD_NAME, else the host's name)")
+	flags.DurationVar(&c.ShutdownDelay, "shutdown-delay", 5*time.Second, "how long to go on answering after going out of service")
+	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error; debug has a line for each request")
+	flags.BoolVar(&o.showVersion, "version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil || o.showVersion {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err := o.level.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)
+	}
+	if c.MaxStaleness <= 0 {
+		return nil, fmt.Errorf("--max-staleness %s: it must be positive", c.MaxStaleness)
+	}
+	var err error
+	if c.TrustedProxies, err = prefixes(proxies); err != nil {
+		return nil, err
+	}
+	if c.ID == "" {
+		if c.ID, err = defaultID(getenv); err != nil {
+			return nil, err
+		}
+	}
+	c.Issuer = or(c.Issuer, "https://mintmark-server."+c.Namespace+".svc")
+	if c.InternalURL == "" {
+		c.InternalURL, err = advertised(getenv("POD_IP"), c.InternalBindAddress)
+	}
+	return o, err
+}
+
+func or(value, fallback string) string {
+	if value != "" {
+		return value
+	}
+	return fallback
+}
+
+func prefixes(texts []string) (out []netip.Prefix, err error) {
+	for _, text := range texts {
+		text = strings.TrimSpace(text)
+		if ip, err := netip.ParseAddr(text); err == nil {
+			out = append(out, netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()))
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--trusted-proxies: %q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", text)
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out, nil
+}
+
+// defaultID is the pod's name, else the host's.
+func defaultID(getenv func(string) string) (string, error) {
+	if name := getenv("POD_NAME"); name != "" {
+		return name, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("the host has no name to take as --id: %w", err)
+	}
+	return strings.ToLower(name), nil
+}
+
+// advertised is the URL of the internal listener for a pod; empty leaves it to the address
+// that is bound, which is right where everything runs on one host.
+func advertised(podIP, bind string) (string, error) {
+	_, port, err := net.SplitHostPort(bind)
+	if err != nil {
+		return "", fmt.Errorf("--internal-bind-address %q: write it like :8444 or 127.0.0.1:8444", bind)
+	}
+	host, _, _ := net.SplitHostPort(bind)
+	switch {
+	case podIP != "":
+		host = podIP
+	case host == "" || net.ParseIP(host).IsUnspecified():
+		return "", errors.New("the address of the internal listener is not known to the controllers: " +
+			"set $POD_IP or give --internal-advertise-url")
+	case port == "0":
+		return "", nil
+	}
+	return "https://" + net.JoinHostPort(host, port), nil
+}
+
+// kubernetes finds the API server: the file given, else the pod's service account, else
+// kubectl's configuration.
+func kubernetes(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		if config, err := rest.InClusterConfig(); err == nil {
+			return config, nil
+		} else if !errors.Is(err, rest.ErrNotInCluster) {
+			return nil, fmt.Errorf("reading the pod's service account: %w", err)
+		}
+	}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("no API server to work with: run in a pod, or give --kubeconfig: %w", err)
+	}
+	return config, nil
+}
