@@ -36,7 +36,7 @@ const (
 	maxPasses = 10
 	// retryForeign is how often a Secret or a value that stands in the way is
 	// looked at again: no watch tells of it.
-	retryForeign = time.Minute
+	retryForeign = 15 * time.Second
 	// defaultWorkers reconcile at the same time. More make the API server slower,
 	// not the controller faster.
 	defaultWorkers = 12

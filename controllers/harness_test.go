@@ -85,6 +85,7 @@ type process struct {
 	stop   func()
 	writes *writes
 	keys   *PepperHolder
+	cache  client.Reader // what the process itself sees
 }
 
 // writes counts what a process asks the API server to change.
@@ -177,7 +178,7 @@ func (c *cluster) start(w *writes, propagation *Propagation) *process {
 		}
 	})
 	c.t.Cleanup(stop)
-	return &process{stop: stop, writes: w, keys: keys}
+	return &process{stop: stop, writes: w, keys: keys, cache: mgr.GetCache()}
 }
 
 func (c *cluster) token(name string, change ...func(*v1alpha1.CredentialSpec)) *v1alpha1.ServiceToken {

@@ -38,8 +38,6 @@ var (
 		"A JWT cannot be exchanged for another one: present the API key or the service token.")
 	problemPath = newProblem(http.StatusForbidden, outcomeForbidden,
 		"The path of the original request is not in canonical form.")
-	problemRateLimited = newProblem(http.StatusTooManyRequests, outcomeLimited,
-		"The credential is used more often than it may be. Try again later.")
 	problemNotFound = newProblem(http.StatusNotFound, outcomeInvalid,
 		"There is nothing at this path.")
 	problemMethod = newProblem(http.StatusMethodNotAllowed, outcomeInvalid,

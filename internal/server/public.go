@@ -86,9 +86,9 @@ type route struct {
 func (p *public) mount(tokens *tokens, documents *documents) http.Handler {
 	routes := []*route{
 		{name: "token", methods: "POST", path: "/api/auth/token", access: accessKey, serve: tokens.exchange},
-		{name: "profile", methods: "GET HEAD", path: "/api/auth/profile", serve: p.profile},
-		{name: "me", methods: "GET HEAD", path: "/api/v1/auth/me", serve: p.profile},
-		{name: "forward-auth", path: "/forward-auth", serve: p.forwardAuth},
+		{name: "profile", methods: "GET HEAD", path: "/api/auth/profile", access: accessCredential, serve: p.profile},
+		{name: "me", methods: "GET HEAD", path: "/api/v1/auth/me", access: accessCredential, serve: p.profile},
+		{name: "forward-auth", path: "/forward-auth", access: accessCredential, serve: p.forwardAuth},
 		{name: "health", methods: "GET HEAD", path: "/api/v1/auth/health", access: accessAnyone, serve: p.health},
 		{name: "jwks", methods: "GET HEAD", path: oauth.JWKSPath, access: accessAnyone, serve: documents.keySet},
 		{name: "metadata", methods: "GET HEAD", path: oauth.MetadataPath, access: accessAnyone, serve: documents.metadata},
