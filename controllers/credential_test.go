@@ -2,8 +2,10 @@ package controllers
 
 import (
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
+	"github.com/mintmark-dev/mintmark/internal/lifecycle"
 )
 
 func TestAServiceTokenIsMintedInThreeWrites(t *testing.T) {
@@ -250,6 +253,123 @@ func TestWhatSomebodyWritesIntoStatusIsPutBack(t *testing.T) {
 	}
 }
 
+func TestTheStatusOfARevokedCredentialIsPutBack(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci")
+	c.ready(token)
+	c.revoke(token)
+	token.Status = v1alpha1.CredentialStatus{}
+	if err := c.client.Status().Update(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(token, "put back", func() bool {
+		return reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked && len(token.Status.Record) > 0 && !token.Status.Revocation.At.IsZero()
+	})
+}
+
+// Every change of status has the credential looked at again: what is told of a
+// write that fails again and again must stay the same, or the attempts never
+// pause.
+func TestASecretThatCannotBeWrittenIsToldOnce(t *testing.T) {
+	tooLong := &v1alpha1.TemplateMetadata{Annotations: map[string]string{"a": strings.Repeat("x", 256<<10)}}
+	for name, test := range map[string]struct {
+		template *v1alpha1.SecretTemplate
+		fail     bool
+		told     string
+	}{
+		"for the connection breaks":           {nil, true, "did not answer"},
+		"for the API server does not take it": {&v1alpha1.SecretTemplate{Metadata: tooLong}, false, "metadata.annotations: Too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			var attempts atomic.Int64
+			w := &writes{before: func(n int, what string) error {
+				if !strings.HasSuffix(what, "/secrets") {
+					return nil
+				}
+				attempts.Add(1)
+				if test.fail {
+					return fmt.Errorf("read tcp 127.0.0.1:%d: connection reset by peer", n)
+				}
+				return nil
+			}}
+			c.start(w, nil)
+			token := c.token("ci", func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{Template: test.template} })
+			waitFor(t, "a few attempts", func() bool { return attempts.Load() >= 6 })
+			c.read(token)
+			i := slices.IndexFunc(token.Status.Conditions, func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionSecretDelivered })
+			if got := token.Status.Conditions[i]; got.Reason != v1alpha1.ReasonSecretNotWritten || !strings.Contains(got.Message, test.told) {
+				t.Errorf("status tells %s: %s", got.Reason, got.Message)
+			}
+			written := 0
+			for _, what := range w.all() {
+				if strings.HasSuffix(what, "/status") {
+					written++
+				}
+			}
+			if written > 2 { // the commit, and what stands in the way
+				t.Errorf("status was written %d times in %d attempts", written, attempts.Load())
+			}
+		})
+	}
+}
+
+// The caches of credentials and of Secrets are filled apart from each other.
+func TestACachedSecretThatStatusDoesNotExpectIsReadAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		status, secret int64
+		doubtful       bool
+	}{
+		"as expected":                    {2, 2, false},
+		"nothing delivered yet":          {0, 0, false},
+		"of before a rotation, or newer": {2, 1, true},
+		"of before a rollback, or newer": {1, 2, true},
+		"gone":                           {1, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &scope{secret: &corev1.Secret{}, observed: lifecycle.Observed{
+				Spec: &v1alpha1.CredentialSpec{}, Status: &v1alpha1.CredentialStatus{CurrentVersion: test.status}, Secret: lifecycle.Secret{Current: test.secret},
+			}}
+			if got := new(credentials).doubtful(s); got != test.doubtful {
+				t.Errorf("doubtful: %t", got)
+			}
+		})
+	}
+}
+
+func TestAnEndedValueIsNotAdoptedAgain(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) {
+		s.Secret = &v1alpha1.SecretTarget{ConflictPolicy: v1alpha1.ConflictAdopt}
+	})
+	c.ready(token)
+	leaked := c.secret("ci").Data["token"]
+	c.revoke(token)
+	planted := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "ci"}, Data: map[string][]byte{"token": leaked}}
+	if err := c.client.Create(t.Context(), planted); err != nil {
+		t.Fatal(err)
+	}
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2", func() bool { return ready(token) && token.Status.CurrentVersion == 2 })
+	if string(c.secret("ci").Data["token"]) == string(leaked) {
+		t.Error("the revoked value is accepted again")
+	}
+}
+
+func TestTheSecretTellsOfEpochsThatAreLostAndCannotUseThemUp(t *testing.T) {
+	for annotation, want := range map[string]int64{"9": 9 + lostEpochs, "5": 5, "3": 5, "": 5, "x": 5, "9223372036854775807": 5, "-1": 5} {
+		s := &scope{secret: &corev1.Secret{}, observed: lifecycle.Observed{
+			Status: &v1alpha1.CredentialStatus{Epoch: 4}, Secret: lifecycle.Secret{Ours: true},
+		}}
+		s.secret.Annotations = map[string]string{annotationEpoch: annotation}
+		if got := s.epochFloor(&sealedRecord{epoch: 5}); got != want {
+			t.Errorf("annotated %q the floor is %d, want %d", annotation, got, want)
+		}
+	}
+}
+
 // Only a key has been mislaid: what is sealed under it is not forged, and must
 // not be replaced.
 func TestALostPepperReplacesNothing(t *testing.T) {
@@ -286,18 +406,7 @@ func TestARevokedCredentialLosesItsSecretAndComesBackOnRequest(t *testing.T) {
 	c.start(nil, nil)
 	token := c.token("ci")
 	c.ready(token)
-	before := token.DeepCopy()
-	token.Spec.Revoked = &v1alpha1.Revoked{Reason: "leaked"}
-	if err := c.client.Patch(t.Context(), token, client.MergeFrom(before)); err != nil {
-		t.Fatal(err)
-	}
-	c.eventually(token, "revoked", func() bool {
-		return state(token, 1) == v1alpha1.VersionRevoked && reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked
-	})
-	gone := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "ci"}}
-	waitFor(t, "the Secret to go", func() bool {
-		return apierrors.IsNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(gone), gone))
-	})
+	c.revoke(token)
 	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
 	c.eventually(token, "version 2", func() bool { return ready(token) && token.Status.CurrentVersion == 2 })
 }
@@ -370,7 +479,7 @@ func TestACredentialDeclaredByItsDigest(t *testing.T) {
 	second := c.token("second", declare)
 	// Of two made within a second the UID decides.
 	winner, loser := first, second
-	if older(second, first) {
+	if precedes(second, first) {
 		winner, loser = second, first
 	}
 	c.eventually(loser, "DigestConflict", func() bool {
@@ -382,6 +491,21 @@ func TestACredentialDeclaredByItsDigest(t *testing.T) {
 	}
 	c.annotate(loser, "example.com/touched")
 	c.ready(loser)
+}
+
+func TestWhatWasMintedComesBeforeWhatSomebodyDeclares(t *testing.T) {
+	at := func(seconds int64, external *v1alpha1.External) v1alpha1.Credential {
+		return &v1alpha1.ServiceToken{
+			ObjectMeta: metav1.ObjectMeta{UID: "u", CreationTimestamp: metav1.Unix(seconds, 0)}, Spec: v1alpha1.CredentialSpec{External: external},
+		}
+	}
+	minted, declared := at(200, nil), at(100, &v1alpha1.External{})
+	if !precedes(minted, declared) || precedes(declared, minted) {
+		t.Error("an older credential takes over a minted value by declaring its digest")
+	}
+	if !precedes(at(100, nil), minted) || precedes(minted, at(100, nil)) {
+		t.Error("of two that were minted the older does not come first")
+	}
 }
 
 func TestASpecOverTheCeilingGrantsWhatItDidBefore(t *testing.T) {
@@ -443,6 +567,23 @@ func TestACrashAtAnyWriteLosesNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// revoke revokes a credential as a whole, and waits until status says so and its
+// Secret is gone.
+func (c *cluster) revoke(token *v1alpha1.ServiceToken) {
+	c.t.Helper()
+	before := token.DeepCopy()
+	token.Spec.Revoked = &v1alpha1.Revoked{Reason: "leaked"}
+	if err := c.client.Patch(c.t.Context(), token, client.MergeFrom(before)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.eventually(token, "revoked, and its Secret gone", func() bool {
+		secret := &corev1.Secret{}
+		err := c.client.Get(c.t.Context(), client.ObjectKeyFromObject(token), secret)
+		return apierrors.IsNotFound(err) && live(token.Status.Versions) == 0 && reason(token, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked &&
+			reason(token, v1alpha1.ConditionSecretDelivered) != v1alpha1.ReasonDelivered
+	})
 }
 
 func checkValue(t *testing.T, c *cluster, token *v1alpha1.ServiceToken) {

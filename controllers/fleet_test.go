@@ -214,6 +214,17 @@ func TestUsageIsEvidenceOnlyWhileEveryServerTells(t *testing.T) {
 	default:
 		t.Error("nobody was told of the first use")
 	}
+	// A server whose clock is behind tells of a use that it had not told of before.
+	now = now.Add(3 * time.Second)
+	one.mu.Lock()
+	one.usage = internalapi.UsageResponse{Cursor: 6, Items: []internalapi.UsageItem{{UID: "u", Version: 1, Uses: 4, LastUsed: at.Add(time.Second)}}}
+	one.mu.Unlock()
+	if err := u.round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := u.Of("u").LastUsed[1]; got.Before(now.Add(-3 * time.Second)) {
+		t.Errorf("used since the round before, and taken for used at %v, before it", got)
+	}
 	began := now
 	two.Close()
 	now = now.Add(10 * time.Second)

@@ -58,14 +58,16 @@ func (m *memory) entry(key types.NamespacedName, uid types.UID) *memoryEntry {
 	return e
 }
 
-func (m *memory) forget(key types.NamespacedName) (types.UID, bool) {
+// forget drops the entry of a name, unless it is that of the UID given, and
+// tells whose it was.
+func (m *memory) forget(key types.NamespacedName, but types.UID) (types.UID, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, ok := m.entries[key]
-	delete(m.entries, key)
-	if !ok {
+	if !ok || e.uid == but {
 		return "", false
 	}
+	delete(m.entries, key)
 	return e.uid, true
 }
 
@@ -120,7 +122,7 @@ func (m *memory) pending(key types.NamespacedName, uid types.UID) *heldValue {
 }
 
 // held tells which Pending version of a status this process holds the value of.
-// A value that no Pending version stands for any more is dropped.
+// The value of one that is Pending no longer is dropped.
 func (m *memory) held(key types.NamespacedName, uid types.UID, status *v1alpha1.CredentialStatus) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -129,9 +131,14 @@ func (m *memory) held(key types.NamespacedName, uid types.UID, status *v1alpha1.
 		return 0
 	}
 	for _, v := range status.Versions {
-		if v.Version == e.pending.version && v.Digest == e.pending.digest && v.State == v1alpha1.VersionPending {
+		if v.Version != e.pending.version {
+			continue
+		}
+		if v.Digest == e.pending.digest && v.State == v1alpha1.VersionPending {
 			return v.Version
 		}
+		e.pending = nil
+		break
 	}
 	return 0
 }

@@ -49,16 +49,17 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	c := r.kind.new()
 	if err := r.client.Get(ctx, key, c.(client.Object)); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.forget(key)
+			r.forget(key, "")
 			return nil, nil
 		}
 		return nil, err
 	}
 	s := &scope{credential: c}
 	if c.GetDeletionTimestamp() != nil {
-		r.forget(key)
+		r.forget(key, "")
 		return nil, nil
 	}
+	r.forget(key, c.GetUID()) // another one that had the name
 	if r.memory.outdated(key, c.GetUID(), c.GetResourceVersion()) {
 		return nil, nil // what we wrote is on its way into the cache, and comes with an event
 	}
@@ -95,8 +96,10 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	return s, nil
 }
 
-func (r *credentials) forget(key types.NamespacedName) {
-	if uid, ok := r.memory.forget(key); ok {
+// forget drops what is remembered of the credential of that name, unless it is
+// the one of the UID given.
+func (r *credentials) forget(key types.NamespacedName, but types.UID) {
+	if uid, ok := r.memory.forget(key, but); ok {
 		r.cfg.Propagation.Forget(uid)
 		if r.cfg.Usage != nil {
 			r.cfg.Usage.Forget(uid)
@@ -115,12 +118,15 @@ func (r *credentials) observeRecord(ctx context.Context, s *scope) error {
 	rec, problem := r.open(s, known)
 	if problem != "" && known != nil {
 		// A cache that lags looks like a record put back: ask the API server.
-		if err := r.live.Get(ctx, s.key(), s.credential.(client.Object)); err != nil {
+		// Into a new object, for decoding leaves what it finds no field for.
+		fresh := r.kind.new()
+		if err := r.live.Get(ctx, s.key(), fresh.(client.Object)); err != nil {
 			return fmt.Errorf("%w: %w", errAbandoned, err)
 		}
-		if s.credential.GetUID() != uid || s.credential.GetDeletionTimestamp() != nil {
+		if fresh.GetUID() != uid || fresh.GetDeletionTimestamp() != nil {
 			return errAbandoned
 		}
+		s.credential = fresh
 		rec, problem = r.open(s, known)
 	}
 	if problem != "" {
@@ -239,7 +245,7 @@ func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
 		if err != nil {
 			return nil //nolint:nilerr // Validate says so, with the field
 		}
-		digests := map[string]string{}
+		digests, contested := map[string]string{}, false
 		for _, p := range s.peppers {
 			digests[p.ID()] = p.Digest(inner).String()
 			holder, err := r.olderHolder(ctx, s, digests[p.ID()])
@@ -247,16 +253,17 @@ func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
 				return err
 			}
 			if holder != "" {
-				s.observed.Conflict = holder
+				s.observed.Conflict, contested = holder, true
 			}
 		}
 		s.observed.Declared = append(s.observed.Declared, digests)
+		s.observed.Contested = append(s.observed.Contested, contested)
 	}
 	return nil
 }
 
-// olderHolder names the credential of either kind that has the digest and is
-// older than this one.
+// olderHolder names the credential of either kind that has the digest and a
+// better claim to it than this one.
 func (r *credentials) olderHolder(ctx context.Context, s *scope, digest string) (string, error) {
 	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
 		list, err := kind.list(ctx, r.client, client.MatchingFields{indexDigest: digest}, client.UnsafeDisableDeepCopy)
@@ -264,7 +271,7 @@ func (r *credentials) olderHolder(ctx context.Context, s *scope, digest string) 
 			return "", err
 		}
 		for _, c := range list {
-			if c.GetUID() != s.credential.GetUID() && older(c, s.credential) {
+			if c.GetUID() != s.credential.GetUID() && precedes(c, s.credential) {
 				if c.GetNamespace() != s.observed.Namespace {
 					return "a credential of another namespace", nil // whose name is none of this one's business
 				}
@@ -275,8 +282,13 @@ func (r *credentials) olderHolder(ctx context.Context, s *scope, digest string) 
 	return "", nil
 }
 
-// older orders two credentials, by creation and then by UID.
-func older(a, b v1alpha1.Credential) bool {
+// precedes orders the claims of two credentials to one digest: what we minted
+// comes before what somebody declares, whose digest can be of a value that was
+// overheard; then the older comes first, and then the lower UID.
+func precedes(a, b v1alpha1.Credential) bool {
+	if declared := b.CredentialSpec().External != nil; declared != (a.CredentialSpec().External != nil) {
+		return declared
+	}
 	if byTime := a.GetCreationTimestamp().Time.Compare(b.GetCreationTimestamp().Time); byTime != 0 {
 		return byTime < 0
 	}
@@ -291,6 +303,9 @@ func (r *credentials) observeSecret(ctx context.Context, s *scope) error {
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: s.observed.Namespace, Name: name}, secret)
 	if client.IgnoreNotFound(err) != nil {
 		return err
+	}
+	if c := meta.FindStatusCondition(s.observed.Status.Conditions, v1alpha1.ConditionSecretDelivered); c != nil && c.Reason == v1alpha1.ReasonSecretNotWritten {
+		s.observed.Secret.Problem = c.Message // until a write succeeds, or status would change with every attempt
 	}
 	if err == nil {
 		s.setSecret(secret)
@@ -326,8 +341,9 @@ func (r *credentials) doubtful(s *scope) bool {
 	if t := s.observed.Spec.Secret; s.secret == nil && t != nil && t.ConflictPolicy == v1alpha1.ConflictAdopt {
 		return true // what is to be adopted carries no label of ours, so the cache lacks it
 	}
+	// Not less: after a rollback, the Secret of before it carries the higher one.
 	current := s.observed.Status.CurrentVersion
-	return current > 0 && s.observed.Secret.Current < current
+	return current > 0 && s.observed.Secret.Current != current
 }
 
 // setSecret takes a Secret, or nil, for what there is now.
@@ -371,6 +387,15 @@ func (s *scope) match(value string) int64 {
 	return 0
 }
 
+// maxEpoch bounds what a Secret is believed of the epoch: whoever may edit it
+// must not be able to use the numbers up.
+const maxEpoch = 1 << 40
+
+// lostEpochs is left for the records made after the Secret was written, where
+// all of them are lost: servers that still hold the last one refuse any that is
+// not later.
+const lostEpochs = 1 << 16
+
 // epochFloor is the least epoch the next record must exceed. The Secret repeats
 // the epoch it was written at, for a process that was not there to remember it.
 func (s *scope) epochFloor(known *sealedRecord) int64 {
@@ -379,8 +404,8 @@ func (s *scope) epochFloor(known *sealedRecord) int64 {
 		floor = max(floor, known.epoch)
 	}
 	if s.secret != nil && s.observed.Secret.Ours {
-		if n, err := strconv.ParseInt(s.secret.Annotations[annotationEpoch], 10, 64); err == nil {
-			floor = max(floor, n)
+		if n, err := strconv.ParseInt(s.secret.Annotations[annotationEpoch], 10, 64); err == nil && n > floor && n < maxEpoch {
+			floor = n + lostEpochs
 		}
 	}
 	return floor

@@ -2,9 +2,13 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -89,12 +93,42 @@ func (r *credentials) lostRace(ctx context.Context, s *scope, value *heldValue, 
 func (r *credentials) secretProblem(s *scope, err error) (bool, error) {
 	problem := ""
 	if err != nil {
-		problem = fmt.Sprintf("Secret %s could not be written: %v", lifecycle.SecretName(s.observed.Name, s.observed.Spec), err)
-		s.failed = fmt.Errorf("%s %s: %s", r.kind.kind, s.key(), problem)
+		name := lifecycle.SecretName(s.observed.Name, s.observed.Spec)
+		problem = cut(fmt.Sprintf("Secret %s could not be written: %s", name, lasting(err)), maxProblem)
+		s.failed = fmt.Errorf("%s %s: Secret %s could not be written: %w", r.kind.kind, s.key(), name, err)
 	}
 	changed := s.observed.Secret.Problem != problem
 	s.observed.Secret.Problem = problem
 	return changed, nil
+}
+
+// maxProblem is how much of a problem status tells, in bytes.
+const maxProblem = 1024
+
+// lasting is an error as it can stand in status: without what differs from one
+// attempt to the next, such as port numbers, for every change of status has the
+// credential looked at again. The whole error goes into the log.
+func lasting(err error) string {
+	var (
+		transport *url.Error
+		answer    apierrors.APIStatus
+	)
+	switch {
+	case errors.As(err, &transport):
+		return "the API server did not answer; it is tried again"
+	case errors.As(err, &answer) && answer.Status().Code >= http.StatusInternalServerError:
+		return fmt.Sprintf("the API server answered %s; it is tried again, and the controller's log says more", answer.Status().Reason)
+	default:
+		return err.Error()
+	}
+}
+
+// cut cuts a text to so many bytes, between two characters.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "")
 }
 
 // desired is the Secret as it should be, on the basis of the one that is there.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,7 +40,9 @@ func (r *credentials) commit(ctx context.Context, s *scope, d *lifecycle.Decisio
 		*s.credential.CredentialStatus() = previous
 		return false, fmt.Errorf("writing the status of %s %s: %w", r.kind.kind, s.key(), err)
 	}
-	r.memory.wrote(s.key(), s.credential.GetUID(), replaced)
+	if s.credential.GetResourceVersion() != replaced { // else it was none to the API server, and no event follows
+		r.memory.wrote(s.key(), s.credential.GetUID(), replaced)
+	}
 	if value != nil {
 		r.memory.hold(s.key(), s.credential.GetUID(), value)
 	}
@@ -86,7 +89,11 @@ func (r *credentials) adoptable(s *scope, d *lifecycle.Decision) (credential.Tok
 		return credential.Token{}, false
 	}
 	for _, p := range s.peppers {
-		holder, err := r.olderHolder(context.Background(), s, p.Digest(token.Inner()).String())
+		digest := p.Digest(token.Inner()).String()
+		if slices.ContainsFunc(s.observed.Status.Versions, func(v v1alpha1.CredentialVersion) bool { return !v.State.Live() && v.Digest == digest }) {
+			return credential.Token{}, false // a value of our own that has ended: revoked, perhaps
+		}
+		holder, err := r.olderHolder(context.Background(), s, digest)
 		if err != nil || holder != "" {
 			return credential.Token{}, false
 		}
@@ -182,5 +189,6 @@ func (r *credentials) tell(s *scope, d *lifecycle.Decision) {
 			kind, e = corev1.EventTypeWarning, other
 		}
 	}
-	r.recorder.Eventf(s.credential, nil, kind, e.Reason, "Reconcile", "%s", strings.Join(messages, "; "))
+	const maxNote = 1024 // the API's limit
+	r.recorder.Eventf(s.credential, nil, kind, e.Reason, "Reconcile", "%s", cut(strings.Join(messages, "; "), maxNote))
 }

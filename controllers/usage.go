@@ -167,13 +167,19 @@ func (u *UsageCollector) take(server server, answer *internalapi.UsageResponse) 
 			known = map[int64]time.Time{}
 			u.versions[uid] = known
 		}
+		// What the server tells now it did not when it was asked before, or it was
+		// not there yet: that much is sure whatever the server's clock says.
+		used := item.LastUsed
+		if used.Before(u.through) {
+			used = u.through
+		}
 		last, again := known[item.Version]
-		if !item.LastUsed.After(last) {
+		if !used.After(last) {
 			continue
 		}
-		known[item.Version] = item.LastUsed
+		known[item.Version] = used
 		// The first use of a version can be what its predecessor waits for.
-		if !again || last.UTC().Format(time.DateOnly) != item.LastUsed.UTC().Format(time.DateOnly) {
+		if !again || last.UTC().Format(time.DateOnly) != used.UTC().Format(time.DateOnly) {
 			fresh = append(fresh, uid)
 		}
 	}

@@ -538,7 +538,7 @@ type CredentialVersion struct {
 	// +optional
 	Ended *metav1.Time `json:"ended,omitempty"`
 
-	// expires is when it is accepted no longer.
+	// expires is when its ttl ends. spec.expiresAt may end it before.
 	// +optional
 	Expires *metav1.Time `json:"expires,omitempty"`
 

@@ -36,7 +36,8 @@ type Identity struct {
 	// has the same subject and another UID.
 	Subject string
 
-	created int64 // Unix seconds
+	created  int64 // Unix seconds
+	declared bool  // by its SHA-256: spec.external never comes or goes
 }
 
 // Grant is what a credential may do under the ceiling that holds now. Many
@@ -138,12 +139,16 @@ func newIdentity(live Live) *Identity {
 	nameAt := len(text) - len(live.Name)
 	return &Identity{
 		UID: text[:len(live.UID)], Kind: v1alpha1.Kind(intern(string(live.Kind))), Namespace: text[nameAt-1-len(live.Namespace) : nameAt-1],
-		Name: text[nameAt:], Subject: text[len(live.UID):], created: live.Created.Unix(),
+		Name: text[nameAt:], Subject: text[len(live.UID):], created: live.Created.Unix(), declared: live.External != nil,
 	}
 }
 
-// older tells whether i keeps a digest that both claim.
+// older tells whether i keeps a digest that both claim: what was minted before what
+// is declared, for the digest of a value can be known to others; then by age.
 func (i *Identity) older(other *Identity) bool {
+	if i.declared != other.declared {
+		return other.declared
+	}
 	if i.created != other.created {
 		return i.created < other.created
 	}

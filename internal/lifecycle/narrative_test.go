@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -175,7 +176,7 @@ func (w *world) command(args []string) {
 	case "crash": // crash after commit | deliver | promote: at the next such write
 		w.crashing = args[2]
 	case "restart":
-		w.held = map[int64]bool{}
+		w.held, w.o.Held = map[int64]bool{}, 0
 		w.run()
 	case "secret":
 		w.secret(args[1])
@@ -203,8 +204,8 @@ func (w *world) command(args []string) {
 		}
 		w.o.Generation++
 		w.run()
-	case "conflict": // conflict NAME | none: an older credential has the same value
-		w.o.Conflict = args[1]
+	case "conflict": // conflict NAME first | second | none: an older credential has that declared value
+		w.o.Conflict, w.o.Contested = args[1], []bool{slices.Contains(args, "first"), slices.Contains(args, "second")}
 		if args[1] == "none" {
 			w.o.Conflict = ""
 		}
@@ -341,6 +342,7 @@ func (w *world) deliver(d *Decision) bool {
 			return changed
 		}
 		*s = Secret{Exists: true, Ours: true, Current: d.Secret.Current, Previous: d.Secret.Previous, HasCurrent: true, HasPrevious: d.Secret.Previous != 0}
+		delete(w.held, s.Current)
 		w.say("deliver Secret: current %d, previous %d", s.Current, s.Previous)
 		w.crashed("deliver")
 		return true

@@ -47,8 +47,10 @@ type Observed struct {
 	Declared []map[string]string
 	// Pepper is the id of the pepper new digests are made with.
 	Pepper string
-	// Conflict names the older credential that has one of our digests.
-	Conflict string
+	// Conflict names the older credential that has one of our digests, and
+	// Contested tells of each of Declared whether it is such a one.
+	Conflict  string
+	Contested []bool
 	// ClockSkewed: this process cannot trust its clock, and takes no step
 	// because of the time alone.
 	ClockSkewed bool

@@ -24,6 +24,19 @@ const quietBefore = time.Hour
 // while there is none.
 const lookAgain = 15 * time.Minute
 
+// lookSoon is the least time to wait for proof: it comes in rounds.
+const lookSoon = time.Minute
+
+const (
+	// maxLive bounds the versions accepted at a time. What rotates faster than
+	// the overlap lets go waits.
+	maxLive = 32
+	// maxOrphans is how many versions more there may be that were lost before
+	// delivery. Beyond them the oldest ends, though a paused controller might
+	// still hold its value: the schema of status has room for 64.
+	maxOrphans = 8
+)
+
 // Plan decides what is to be done about a credential now.
 //
 // The steps run in this order, each seeing what the ones before it decided.
@@ -66,6 +79,7 @@ type plan struct {
 	// blocked is why nothing may be minted, as reason and message for Ready.
 	blocked *problem
 	refused bool // the spec, not the surroundings, is what blocks
+	replace *replacement
 	mint    *Mint
 	secret  SecretWant
 	await   bool
@@ -75,6 +89,9 @@ type plan struct {
 }
 
 type problem struct{ reason, message string }
+
+// replacement is a new version that a Revocation wants in place of those it took.
+type replacement struct{ revocation, actor string }
 
 func (p *plan) decision() Decision {
 	return Decision{
@@ -107,6 +124,9 @@ func (p *plan) due(t time.Time) bool {
 // rotated by annotation long ago does not rotate when it is applied to a new
 // cluster.
 func (p *plan) baseline() {
+	if r := p.status.Revocation; r != nil && r.At.IsZero() {
+		r.At = *stamp(p.now) // restored from the record, which does not know when
+	}
 	if p.status.Handled != nil {
 		return
 	}
@@ -151,9 +171,11 @@ func (p *plan) revoke() {
 		if r.Created.Before(p.Created) && len(p.status.Versions) == 0 {
 			continue
 		}
+		// What was over before stays over: there is nothing to replace.
+		replace := r.Replace && (p.replace != nil || !p.ended())
 		p.revokeAll(r.Reason, r.Actor)
-		if r.Replace {
-			p.order(fmt.Sprintf("Replaced after Revocation %s", r.Name), r.Actor)
+		if p.replace = nil; replace {
+			p.replace = &replacement{r.Name, r.Actor}
 		}
 	}
 }
@@ -169,7 +191,9 @@ func (p *plan) revokedSpec() string {
 func (p *plan) revokeVersions(r *v1alpha1.Revoked) {
 	for i := range p.status.Versions {
 		v := &p.status.Versions[i]
-		if v.State.Live() && slices.Contains(r.Versions, v.Version) {
+		// One that has ended too: the JWTs of a retired version live on, those of a
+		// revoked one do not.
+		if v.State != v1alpha1.VersionRevoked && slices.Contains(r.Versions, v.Version) {
 			p.end(v, v1alpha1.VersionRevoked, "revoked: "+r.Reason)
 			p.event(true, v1alpha1.ReasonRevoked, "Revoked version %d: %s", v.Version, r.Reason)
 		}
@@ -177,6 +201,14 @@ func (p *plan) revokeVersions(r *v1alpha1.Revoked) {
 }
 
 func (p *plan) revokeAll(reason, actor string) {
+	// What is declared and could not be accepted yet must not be later, for being
+	// new then.
+	for _, digests := range p.Declared {
+		if p.Pepper != "" && p.declaredVersion(digests) == nil {
+			v := p.add("Declared", p.Annotations[v1alpha1.AnnotationRequestedBy])
+			v.Pepper, v.Digest = p.Pepper, digests[p.Pepper]
+		}
+	}
 	for i := range p.status.Versions {
 		if v := &p.status.Versions[i]; v.State.Live() {
 			p.end(v, v1alpha1.VersionRevoked, "revoked: "+reason)
@@ -235,7 +267,12 @@ func (p *plan) promote() {
 	// Orphans: committed before this one, by a process that can no longer
 	// deliver them, since this delivery has changed the Secret.
 	for i := range p.status.Versions {
-		if v := &p.status.Versions[i]; v.State == v1alpha1.VersionPending && v.Version < delivered.Version {
+		v := &p.status.Versions[i]
+		switch {
+		case v.State != v1alpha1.VersionPending || v.Version >= delivered.Version:
+		case v.Superseded != nil: // it was to be rolled back to, and has been in the Secret: its overlap goes on
+			v.State = v1alpha1.VersionSuperseded
+		default:
 			p.end(v, v1alpha1.VersionRetired, "never delivered")
 		}
 	}
@@ -321,7 +358,7 @@ func (p *plan) unused(v *v1alpha1.CredentialVersion) bool {
 	}
 	quiet := p.Usage.Through.Sub(last)
 	if quiet < quietBefore {
-		p.wake(p.now.Add(quietBefore - quiet))
+		p.wake(p.now.Add(max(quietBefore-quiet, lookSoon)))
 		return false
 	}
 	return true
@@ -359,8 +396,9 @@ func (p *plan) declare() {
 	}
 	if p.Conflict != "" {
 		// What the older credential holds was never ours: forgotten rather than
-		// ended, so that it can be had once the other is gone.
-		p.status.Versions = slices.DeleteFunc(p.status.Versions, func(v v1alpha1.CredentialVersion) bool { return v.State.Live() && p.declares(&v) })
+		// ended, so that it can be had once the other is gone. What is ours stays
+		// as it is.
+		p.status.Versions = slices.DeleteFunc(p.status.Versions, func(v v1alpha1.CredentialVersion) bool { return v.State.Live() && p.contests(&v) })
 		return
 	}
 	if p.blocked != nil {
@@ -417,13 +455,21 @@ func (p *plan) rotate() {
 		}
 		return
 	}
-	if p.blocked != nil || p.mint != nil {
+	if p.blocked != nil {
+		if p.replace != nil {
+			p.event(true, v1alpha1.ReasonRequestRefused,
+				"Not replaced after Revocation %s: put right what Ready says, and request a rotation", p.replace.revocation)
+		}
 		return
+	}
+	if p.foreign() && p.replace == nil {
+		return // a value that cannot be delivered is not worth having
 	}
 	if pending := p.pending(); pending != nil {
 		if p.deliverable(pending) {
 			return // on its way
 		}
+		p.dropOrphan()
 		why, _, _ := strings.Cut(cmp.Or(pending.Reason, "Rotated"), " (again")
 		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
 		return
@@ -432,14 +478,47 @@ func (p *plan) rotate() {
 	case forced && p.over():
 		p.status.Handled.Rotate = asked
 		p.event(true, v1alpha1.ReasonRequestRefused, "Not rotated, for spec.expiresAt has passed: extend it first")
+	case p.live() >= maxLive:
+		if forced {
+			p.status.Handled.Rotate = asked
+			p.event(true, v1alpha1.ReasonRequestRefused,
+				"Not rotated, for %d versions are accepted already: discard those that came before the current one first", p.live())
+		}
 	case forced:
 		p.status.Handled.Rotate = asked
 		p.order(cmp.Or(p.Annotations[v1alpha1.AnnotationReason], "Requested"), p.Annotations[v1alpha1.AnnotationRequestedBy])
+	case p.replace != nil:
+		p.order("Replaced after Revocation "+p.replace.revocation, p.replace.actor)
 	case p.ended():
 		return
 	default:
 		if why := p.dueReason(); why != "" {
 			p.order(why, "")
+		}
+	}
+}
+
+// live counts the versions that are accepted.
+func (p *plan) live() int {
+	n := 0
+	for _, v := range p.status.Versions {
+		if v.State.Live() {
+			n++
+		}
+	}
+	return n
+}
+
+// dropOrphan ends the oldest version that was lost before delivery, where there
+// are too many of them.
+func (p *plan) dropOrphan() {
+	if p.live() < maxLive+maxOrphans {
+		return
+	}
+	for i := len(p.status.Versions) - 1; i >= 0; i-- {
+		if v := &p.status.Versions[i]; v.State == v1alpha1.VersionPending {
+			p.end(v, v1alpha1.VersionRetired, "never delivered")
+			return
 		}
 	}
 }
@@ -506,10 +585,9 @@ func (p *plan) dueReason() string {
 // why. Zero is never.
 func (p *plan) nextRotation(active *v1alpha1.CredentialVersion) (time.Time, string) {
 	var (
-		at      time.Time
-		why     string
-		created = active.Created.Time
-		since   = created // what age counts from
+		at    time.Time
+		why   string
+		since = active.Created.Time // what age counts from
 	)
 	if active.Activated != nil && active.Activated.After(since) {
 		since = active.Activated.Time // it was rolled back to
@@ -523,7 +601,7 @@ func (p *plan) nextRotation(active *v1alpha1.CredentialVersion) (time.Time, stri
 		consider(since.Add(every-jitter(p.UID, active.Version, every)), "Age")
 		// Before it expires, unless the credential itself ends by then.
 		if end := p.renewable(active); !end.IsZero() {
-			consider(created.Add(end.Sub(created)*2/3), "Expiring")
+			consider(since.Add(end.Sub(since)*2/3), "Expiring")
 		}
 	}
 	consider(p.settings.Calendar.Scheduled(since), "Schedule")
@@ -566,16 +644,18 @@ func (p *plan) order(reason, actor string) {
 }
 
 func (p *plan) add(reason, actor string) *v1alpha1.CredentialVersion {
+	number := p.latest() + 1
+	for p.Spec.Revoked != nil && slices.Contains(p.Spec.Revoked.Versions, number) {
+		number++ // it would be revoked as it is made
+	}
 	v := v1alpha1.CredentialVersion{
-		Version: p.latest() + 1, State: v1alpha1.VersionPending, Created: *stamp(p.now),
+		Version: number, State: v1alpha1.VersionPending, Created: *stamp(p.now),
 		Reason: clip(reason, maxReason/2), Actor: clip(actor, maxActor),
 	}
-	var end time.Time
+	// spec.expiresAt is not put in here, for it can be extended: the controller
+	// and the servers add it where they ask for the end.
 	if p.settings.TTL > 0 {
-		end = v.Created.Add(p.settings.TTL)
-	}
-	if end = earliest(end, p.settings.ExpiresAt); !end.IsZero() {
-		v.Expires = stamp(end)
+		v.Expires = stamp(v.Created.Add(p.settings.TTL))
 	}
 	p.status.Versions = slices.Insert(p.status.Versions, 0, v)
 	return &p.status.Versions[0]
@@ -663,6 +743,16 @@ func (p *plan) declares(v *v1alpha1.CredentialVersion) bool {
 	return slices.ContainsFunc(p.Declared, func(digests map[string]string) bool { return digests[v.Pepper] == v.Digest })
 }
 
+// contests tells whether the value of a version is that of an older credential.
+func (p *plan) contests(v *v1alpha1.CredentialVersion) bool {
+	for i, digests := range p.Declared {
+		if i < len(p.Contested) && p.Contested[i] && digests[v.Pepper] == v.Digest {
+			return true
+		}
+	}
+	return false
+}
+
 // maxSettled is how many settled Revocations are remembered beyond those that
 // still exist. A server that has yet to see one deleted must not take it for
 // unsettled.
@@ -739,7 +829,7 @@ func (p *plan) deliveredCondition(active *v1alpha1.CredentialVersion) verdict {
 	case p.foreign():
 		return verdict{false, v1alpha1.ReasonSecretConflict, fmt.Sprintf(
 			"Secret %s exists and is not ours: delete it, choose another spec.secret.name, or have it adopted where the class allows it", p.secretName())}
-	case p.Secret.Problem != "":
+	case p.Secret.Problem != "" && p.secret.Action != SecretKeep:
 		return verdict{false, v1alpha1.ReasonSecretNotWritten, p.Secret.Problem}
 	case active != nil && p.Secret.Current == active.Version:
 		return verdict{true, v1alpha1.ReasonDelivered, fmt.Sprintf("Secret %s carries version %d", p.secretName(), active.Version)}
@@ -764,9 +854,11 @@ func (p *plan) propagatedCondition() verdict {
 func (p *plan) readyCondition(active *v1alpha1.CredentialVersion) verdict {
 	switch {
 	case active == nil && p.Conflict == "" && p.status.Revocation != nil && p.status.Revocation.ThroughVersion >= p.latest():
-		return verdict{false, v1alpha1.ReasonRevoked, "revoked: " + p.status.Revocation.Reason + "; request a rotation to make it usable again"}
+		return verdict{false, v1alpha1.ReasonRevoked, "revoked: " + p.status.Revocation.Reason + "; " + p.revival()}
 	case p.blocked != nil:
 		return verdict{false, p.blocked.reason, p.blocked.message}
+	case active == nil && p.Spec.External != nil:
+		return verdict{false, cmp.Or(string(p.lastState()), v1alpha1.ReasonMinting), "what is declared has ended, and does not come back; " + p.revival()}
 	case active == nil && p.pending() == nil && p.ended():
 		return verdict{false, v1alpha1.ReasonExpired, "expired; extend spec.expiresAt or request a rotation to make it usable again"}
 	case p.foreign():
@@ -784,14 +876,22 @@ func (p *plan) readyCondition(active *v1alpha1.CredentialVersion) verdict {
 	}
 }
 
+// revival says what makes a credential usable again that is over.
+func (p *plan) revival() string {
+	if p.Spec.External != nil {
+		return "declare another value to make it usable again"
+	}
+	return "request a rotation to make it usable again"
+}
+
 func (p *plan) condition(kind string, v verdict) {
 	status := metav1.ConditionFalse
 	if v.ok {
 		status = metav1.ConditionTrue
 	}
 	message := v.message
-	if len(message) > 2048 {
-		message = message[:2045] + "..."
+	if len(message) > maxMessage {
+		message = clip(message, maxMessage-len("...")) + "..."
 	}
 	meta.SetStatusCondition(&p.status.Conditions, metav1.Condition{
 		Type: kind, Status: status, Reason: v.reason, Message: message,
@@ -815,8 +915,9 @@ func (p *plan) end(v *v1alpha1.CredentialVersion, state v1alpha1.VersionState, w
 // Lengths that the schema of status has room for. Admission keeps what people
 // write within them, and may be gone.
 const (
-	maxReason = 2200
-	maxActor  = 512
+	maxReason  = 2200
+	maxActor   = 512
+	maxMessage = 2048
 )
 
 // clip cuts a text to so many bytes, between two characters.
@@ -847,6 +948,9 @@ func (p *plan) latest() int64 {
 	}
 	if p.Record != nil {
 		n = max(n, p.Record.RevokedThrough)
+		for _, revoked := range p.Record.RevokedVersions {
+			n = max(n, revoked)
+		}
 	}
 	return n
 }

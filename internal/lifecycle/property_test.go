@@ -81,3 +81,36 @@ func checkRest(t *rapid.T, w *world, ended map[int64]bool, highest *int64) {
 		t.Fatalf("version %d was delivered and %d is active", s.Current, active)
 	}
 }
+
+// Whoever asks for rotations faster than the overlap lets versions go, and
+// whatever controller dies with a value it has committed: the versions fit into
+// status, and what was asked for is made once there is room.
+func TestVersionsNeverOutgrowStatus(t *testing.T) {
+	for name, crash := range map[string]string{"rotated again and again": "", "lost again and again": "commit"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}, Rotation: &v1alpha1.Rotation{Retire: v1alpha1.RetireAfterOverlap}})
+			if crash != "" {
+				w.refused = "exceeded quota" // so that what is lost stays lost
+			}
+			for range 100 {
+				w.now = w.now.Add(time.Second)
+				w.command([]string{"rotate", "again"})
+				if crash != "" {
+					w.command([]string{"restart"})
+				}
+				const schema = 64
+				if n := len(w.o.Status.Versions); n > schema {
+					t.Fatalf("%d versions in status: the API server refuses that", n)
+				}
+			}
+			before := (&plan{Observed: &w.o, status: w.o.Status}).latest()
+			w.command([]string{"write", "allowed"})
+			w.command([]string{"wait", "25h"})
+			w.command([]string{"rotate", "and", "again"})
+			p := &plan{Observed: &w.o, status: w.o.Status}
+			if p.active() == nil || p.live() > 2 || p.latest() != before+1 && crash == "" {
+				t.Errorf("it does not recover: %s", w.versions())
+			}
+		})
+	}
+}

@@ -1,0 +1,53 @@
+package controllers
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+)
+
+func TestAValueIsHeldOnlyWhileItsVersionIsPending(t *testing.T) {
+	key := types.NamespacedName{Namespace: "payments", Name: "ci"}
+	version := func(state v1alpha1.VersionState, digest string) *v1alpha1.CredentialStatus {
+		return &v1alpha1.CredentialStatus{Versions: []v1alpha1.CredentialVersion{{Version: 2, State: state, Digest: digest}}}
+	}
+	for name, test := range map[string]struct {
+		status *v1alpha1.CredentialStatus
+		held   int64
+		kept   bool
+	}{
+		"Pending":                      {version(v1alpha1.VersionPending, "a"), 2, true},
+		"a status of before":           {&v1alpha1.CredentialStatus{}, 0, true},
+		"delivered":                    {version(v1alpha1.VersionActive, "a"), 0, false},
+		"revoked before delivery":      {version(v1alpha1.VersionRevoked, "a"), 0, false},
+		"committed by somebody else":   {version(v1alpha1.VersionPending, "b"), 0, false},
+		"never heard of, by any other": {&v1alpha1.CredentialStatus{Versions: []v1alpha1.CredentialVersion{{Version: 1, State: v1alpha1.VersionActive}}}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			m.hold(key, "uid", &heldValue{version: 2, digest: "a"})
+			if got := m.held(key, "uid", test.status); got != test.held {
+				t.Errorf("held is version %d, want %d", got, test.held)
+			}
+			if kept := m.pending(key, "uid") != nil; kept != test.kept {
+				t.Errorf("the value is kept: %t", kept)
+			}
+		})
+	}
+}
+
+func TestForgettingANameSparesItsNewOwner(t *testing.T) {
+	m, key := newMemory(), types.NamespacedName{Namespace: "payments", Name: "ci"}
+	m.wrote(key, "old", "1")
+	if uid, ok := m.forget(key, "old"); ok {
+		t.Errorf("%s was forgotten, and still has the name", uid)
+	}
+	if uid, ok := m.forget(key, "new"); !ok || uid != "old" {
+		t.Errorf("forgot %q, %t: whoever had the name before is to be told of", uid, ok)
+	}
+	if m.outdated(key, "old", "1") {
+		t.Error("something is remembered")
+	}
+}
