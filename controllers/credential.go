@@ -37,6 +37,10 @@ const (
 	// retryForeign is how often a Secret or a value that stands in the way is
 	// looked at again: no watch tells of it.
 	retryForeign = 15 * time.Second
+	// catchUp is how long the cache is given to catch up with our own writes.
+	catchUp = 20 * time.Millisecond
+	// tryAgain is when to look again after somebody else wrote first.
+	tryAgain = 200 * time.Millisecond
 	// defaultWorkers reconcile at the same time. More make the API server slower,
 	// not the controller faster.
 	defaultWorkers = 12
@@ -160,8 +164,8 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) erro
 		b = b.WatchesRawSource(source.Channel(cfg.Usage.Changes(kind.kind), handler.EnqueueRequestsFromMapFunc(r.used)))
 	}
 	return b.Named(strings.ToLower(string(kind.kind))).
-		For(kind.new()).
-		Owns(&corev1.Secret{}).
+		For(kind.new(), builder.WithPredicates(predicate.Funcs{UpdateFunc: r.others})).
+		Owns(&corev1.Secret{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: r.othersSecret, CreateFunc: r.othersNewSecret})).
 		Watches(&v1alpha1.CredentialClass{}, handler.EnqueueRequestsFromMapFunc(r.ofClass)).
 		WatchesMetadata(namespace, handler.EnqueueRequestsFromMapFunc(r.ofNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(serviceTokens.new().(client.Object), handler.EnqueueRequestsFromMapFunc(r.rivals)).
@@ -171,6 +175,26 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) erro
 		WatchesRawSource(source.Channel(cfg.Propagation.Changes(kind.kind), &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: cfg.Workers}).
 		Complete(r)
+}
+
+// others lets through the changes that others made, and resyncs. What we wrote
+// ourselves we have planned by already.
+func (r *credentials) others(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion() ||
+		!r.memory.ours(client.ObjectKeyFromObject(e.ObjectNew), e.ObjectNew.GetResourceVersion())
+}
+
+func (r *credentials) othersSecret(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion() || !r.ourSecret(e.ObjectNew)
+}
+
+func (r *credentials) othersNewSecret(e event.CreateEvent) bool { return !r.ourSecret(e.Object) }
+
+// ourSecret tells whether a Secret is as we wrote it.
+func (r *credentials) ourSecret(secret client.Object) bool {
+	owner := metav1.GetControllerOf(secret)
+	return owner != nil && owner.Kind == string(r.kind.kind) &&
+		r.memory.ours(types.NamespacedName{Namespace: secret.GetNamespace(), Name: owner.Name}, secret.GetResourceVersion())
 }
 
 // credentials reconciles one kind of credential.
@@ -186,7 +210,10 @@ type credentials struct {
 // Reconcile implements reconcile.Reconciler.
 func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	s, err := r.observe(ctx, req.NamespacedName)
-	if err != nil || s == nil {
+	switch {
+	case abandoned(err):
+		return reconcile.Result{RequeueAfter: catchUp}, nil
+	case err != nil || s == nil:
 		return reconcile.Result{}, err
 	}
 	for range maxPasses {
@@ -196,7 +223,7 @@ func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (rec
 		case abandoned(err):
 			// Somebody else wrote first. The cache will tell what; if it told
 			// already, look again soon.
-			return reconcile.Result{RequeueAfter: 200 * time.Millisecond}, nil
+			return reconcile.Result{RequeueAfter: tryAgain}, nil
 		case err != nil:
 			return reconcile.Result{}, err
 		case !wrote:

@@ -26,6 +26,9 @@ type memoryEntry struct {
 	// replaced are the resourceVersions our latest writes replaced: an object of
 	// one of them is our own of before, still in the cache.
 	replaced []string
+	// written are the resourceVersions of our latest writes to the credential and
+	// its Secret: their events tell nothing that was not planned by already.
+	written []string
 }
 
 // heldValue is a committed value that waits for delivery.
@@ -90,12 +93,32 @@ func (m *memory) sealed(key types.NamespacedName, uid types.UID) *sealedRecord {
 	return nil
 }
 
-// wrote notes that a resourceVersion was replaced by a write of ours.
-func (m *memory) wrote(key types.NamespacedName, uid types.UID, replaced string) {
+// keptVersions is how many resourceVersions of each sort are remembered: more
+// than one reconcile writes.
+const keptVersions = maxPasses + 2
+
+// wrote notes that a write of ours made a resourceVersion, of the credential or
+// its Secret, and which one of the credential's it replaced, if it did.
+func (m *memory) wrote(key types.NamespacedName, uid types.UID, made, replaced string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entry(key, uid)
-	e.replaced = append(e.replaced[max(0, len(e.replaced)-3):], replaced)
+	e.written = keepLast(e.written, made)
+	if replaced != "" && replaced != made {
+		e.replaced = keepLast(e.replaced, replaced)
+	}
+}
+
+func keepLast(versions []string, another string) []string {
+	return append(versions[max(0, len(versions)-keptVersions+1):], another)
+}
+
+// ours tells whether a resourceVersion was made by a write of ours.
+func (m *memory) ours(key types.NamespacedName, resourceVersion string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[key]
+	return e != nil && slices.Contains(e.written, resourceVersion)
 }
 
 // outdated tells whether an object is one that we have written over since.

@@ -40,14 +40,34 @@ func TestAValueIsHeldOnlyWhileItsVersionIsPending(t *testing.T) {
 
 func TestForgettingANameSparesItsNewOwner(t *testing.T) {
 	m, key := newMemory(), types.NamespacedName{Namespace: "payments", Name: "ci"}
-	m.wrote(key, "old", "1")
+	m.wrote(key, "old", "2", "1")
 	if uid, ok := m.forget(key, "old"); ok {
 		t.Errorf("%s was forgotten, and still has the name", uid)
 	}
 	if uid, ok := m.forget(key, "new"); !ok || uid != "old" {
 		t.Errorf("forgot %q, %t: whoever had the name before is to be told of", uid, ok)
 	}
-	if m.outdated(key, "old", "1") {
+	if m.outdated(key, "old", "1") || m.ours(key, "2") {
 		t.Error("something is remembered")
+	}
+}
+
+func TestOurOwnWritesAreKnownAgain(t *testing.T) {
+	m, key := newMemory(), types.NamespacedName{Namespace: "payments", Name: "ci"}
+	m.wrote(key, "uid", "2", "1") // the status
+	m.wrote(key, "uid", "7", "")  // the Secret
+	m.wrote(key, "uid", "2", "2") // a status that was none to the API server
+	for version, want := range map[string]struct{ ours, outdated bool }{
+		"1": {false, true}, "2": {true, false}, "7": {true, false}, "3": {false, false}, "": {false, false},
+	} {
+		if m.ours(key, version) != want.ours || m.outdated(key, "uid", version) != want.outdated {
+			t.Errorf("%q: ours %t, outdated %t", version, m.ours(key, version), m.outdated(key, "uid", version))
+		}
+	}
+	for range 3 * keptVersions {
+		m.wrote(key, "uid", "9", "8")
+	}
+	if m.ours(key, "2") || len(m.entries[key].written) != keptVersions || len(m.entries[key].replaced) != keptVersions {
+		t.Errorf("remembers %d and %d", len(m.entries[key].written), len(m.entries[key].replaced))
 	}
 }

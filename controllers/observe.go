@@ -61,7 +61,7 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	}
 	r.forget(key, c.GetUID()) // another one that had the name
 	if r.memory.outdated(key, c.GetUID(), c.GetResourceVersion()) {
-		return nil, nil // what we wrote is on its way into the cache, and comes with an event
+		return nil, errAbandoned // what we wrote is on its way into the cache
 	}
 	var err error
 	if s.peppers, err = r.cfg.Keys.Peppers(); err != nil {

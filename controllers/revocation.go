@@ -107,7 +107,7 @@ func (r *revocations) selectsNothing(ctx context.Context, rv *v1alpha1.Revocatio
 // will tell.
 func quietly(err error) (reconcile.Result, error) {
 	if abandoned(err) {
-		return reconcile.Result{RequeueAfter: 200 * time.Millisecond}, nil
+		return reconcile.Result{RequeueAfter: tryAgain}, nil
 	}
 	return reconcile.Result{}, client.IgnoreNotFound(err)
 }

@@ -53,6 +53,7 @@ func (r *credentials) writeSecret(ctx context.Context, s *scope, want lifecycle.
 		if deliver {
 			r.memory.hold(s.key(), s.credential.GetUID(), nil)
 		}
+		r.memory.wrote(s.key(), s.credential.GetUID(), secret.ResourceVersion, "")
 		s.setSecret(secret)
 		s.observed.Secret.Problem = ""
 		return true, nil

@@ -40,9 +40,7 @@ func (r *credentials) commit(ctx context.Context, s *scope, d *lifecycle.Decisio
 		*s.credential.CredentialStatus() = previous
 		return false, fmt.Errorf("writing the status of %s %s: %w", r.kind.kind, s.key(), err)
 	}
-	if s.credential.GetResourceVersion() != replaced { // else it was none to the API server, and no event follows
-		r.memory.wrote(s.key(), s.credential.GetUID(), replaced)
-	}
+	r.memory.wrote(s.key(), s.credential.GetUID(), s.credential.GetResourceVersion(), replaced)
 	if value != nil {
 		r.memory.hold(s.key(), s.credential.GetUID(), value)
 	}
