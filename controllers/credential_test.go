@@ -82,6 +82,32 @@ func TestAnAPIKeyIsDeliveredUnderItsOwnKey(t *testing.T) {
 	}
 }
 
+func TestWhatATemplateNoLongerGivesIsTakenAway(t *testing.T) {
+	c := newCluster(t)
+	c.start(nil, nil)
+	metadata := &v1alpha1.TemplateMetadata{Labels: map[string]string{"team": "a", "tier": "b"}, Annotations: map[string]string{"note": "x"}}
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) {
+		s.Secret = &v1alpha1.SecretTarget{Template: &v1alpha1.SecretTemplate{Metadata: metadata}}
+	})
+	c.ready(token)
+	secret := c.secret("ci")
+	secret.Labels["mine"] = "kept"
+	if err := c.client.Update(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	c.read(token)
+	token.Spec.Secret.Template.Metadata = &v1alpha1.TemplateMetadata{Labels: map[string]string{"tier": "c"}}
+	if err := c.client.Update(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(secret, "the labels of the new template", func() bool { return secret.Labels["tier"] == "c" })
+	_, team := secret.Labels["team"]
+	_, note := secret.Annotations["note"]
+	if team || note || secret.Labels["mine"] != "kept" || secret.Labels[v1alpha1.LabelManaged] != "true" {
+		t.Errorf("labels %v, annotations %v", secret.Labels, keys(secret.Annotations))
+	}
+}
+
 func TestARotationKeepsThePreviousValueUntilTheOverlapIsOver(t *testing.T) {
 	c := newCluster(t)
 	c.start(nil, nil)

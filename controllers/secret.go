@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,13 @@ import (
 // annotationEpoch on a target Secret is the epoch of the record it was written
 // under: a second place to see that an older record was put back.
 const annotationEpoch = "mintmark.dev/epoch"
+
+// On a target Secret: the keys of the labels and annotations that its template
+// gave.
+const (
+	annotationTemplateLabels      = "mintmark.dev/template-labels"
+	annotationTemplateAnnotations = "mintmark.dev/template-annotations"
+)
 
 // writeSecret makes the Secret carry what is wanted, if it does not yet.
 //
@@ -173,10 +181,12 @@ func (r *credentials) mark(s *scope, secret *corev1.Secret) {
 	labels, annotations := map[string]string{}, map[string]string{}
 	maps.Copy(labels, secret.Labels)
 	maps.Copy(annotations, secret.Annotations)
+	template := &v1alpha1.TemplateMetadata{}
 	if t := s.observed.Spec.Secret; t != nil && t.Template != nil && t.Template.Metadata != nil {
-		maps.Copy(labels, t.Template.Metadata.Labels)
-		maps.Copy(annotations, t.Template.Metadata.Annotations)
+		template = t.Template.Metadata
 	}
+	overlay(labels, template.Labels, annotations, annotationTemplateLabels)
+	overlay(annotations, template.Annotations, annotations, annotationTemplateAnnotations)
 	labels[v1alpha1.LabelManaged] = "true"
 	labels[v1alpha1.LabelKind] = string(s.observed.Kind)
 	annotations[v1alpha1.AnnotationCredentialUID] = s.observed.UID
@@ -192,6 +202,22 @@ func (r *credentials) mark(s *scope, secret *corev1.Secret) {
 		}
 	}
 	secret.OwnerReferences = owners
+}
+
+// overlay puts what the template gives over what is there, and takes away what an
+// earlier template gave and this one does not: notes, under its key, says what
+// that was.
+func overlay(there, given, notes map[string]string, note string) {
+	for key := range strings.SplitSeq(notes[note], ",") {
+		if _, still := given[key]; !still {
+			delete(there, key)
+		}
+	}
+	maps.Copy(there, given)
+	delete(notes, note)
+	if len(given) > 0 {
+		notes[note] = strings.Join(slices.Sorted(maps.Keys(given)), ",")
+	}
 }
 
 // deleteSecret deletes the Secret, if it is ours: under its UID and

@@ -50,7 +50,7 @@ func (a *credentialAdmission) admit(ctx context.Context, old, updated v1alpha1.C
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	spec, errs := updated.CredentialSpec(), validateRequests(old, updated, a.now())
+	spec, errs := updated.CredentialSpec(), append(validateRequests(old, updated, a.now()), validateSecretName(old, updated)...)
 	if len(errs) > 0 {
 		return nil, invalid(updated, errs)
 	}
@@ -130,6 +130,21 @@ func validateRequests(old, updated v1alpha1.Credential, now time.Time) field.Err
 		errs = append(errs, field.TooLong(at.Key(reason), "", maxReason))
 	}
 	return errs
+}
+
+// validateSecretName keeps the value from being put into a second Secret beside
+// the first, which nobody would take away. The schema sees to names that are
+// written, and cannot see the credential's own, which counts where none is.
+func validateSecretName(old, updated v1alpha1.Credential) field.ErrorList {
+	if old == nil || updated.CredentialSpec().External != nil {
+		return nil
+	}
+	before, after := lifecycle.SecretName(old.GetName(), old.CredentialSpec()), lifecycle.SecretName(updated.GetName(), updated.CredentialSpec())
+	if before == after || old.CredentialStatus().CurrentVersion == 0 { // nothing is in it yet: another one may be in its way
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(field.NewPath("spec", "secret", "name"), fmt.Sprintf(
+		"the value is in Secret %s, and its name cannot be changed: make a new credential and move its users over", before))}
 }
 
 // cut is the text, or as much of its beginning as the bytes allow.

@@ -91,8 +91,6 @@ func handedOutAnew(old, updated v1alpha1.Credential, class *v1alpha1.CredentialC
 		why string
 	}{
 		{newDigest(before.External, spec.External), "spec.external.sha256 has a new value, and with it a new holder"},
-		{spec.External == nil && lifecycle.SecretName(old.GetName(), before) != lifecycle.SecretName(old.GetName(), spec),
-			"spec.secret.name puts the value into another Secret"},
 		{adopts(spec) && !adopts(before), "spec.secret.conflictPolicy takes over a value made elsewhere"},
 		{laterEnd(before, spec), "spec.expiresAt is later than before"},
 		{widerNetworks(before.AllowedCIDRs, spec.AllowedCIDRs), "spec.allowedCIDRs is wider than before"},

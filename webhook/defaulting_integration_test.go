@@ -39,6 +39,23 @@ func TestTheDefaultClassIsWrittenOnce(t *testing.T) {
 	}
 }
 
+func TestTheValueStaysInOneSecret(t *testing.T) {
+	in := cluster(t)
+	credential := token(in.namespace(t, nil), "ci", v1alpha1.CredentialSpec{})
+	in.create(t, credential)
+	credential.Status.CurrentVersion = 1
+	expect(t, in.admin.Status().Update(t.Context(), credential))
+	credential.Spec.Secret = &v1alpha1.SecretTarget{Name: "another"}
+	expect(t, in.admin.Update(t.Context(), credential), "spec.secret.name", "the value is in Secret ci")
+	credential.Spec.Secret.Name = "ci" // what it is anyway may be written
+	expect(t, in.admin.Update(t.Context(), credential))
+
+	undelivered := token(credential.Namespace, "undelivered", v1alpha1.CredentialSpec{})
+	in.create(t, undelivered)
+	undelivered.Spec.Secret = &v1alpha1.SecretTarget{Name: "another"}
+	expect(t, in.admin.Update(t.Context(), undelivered))
+}
+
 func TestWithoutExactlyOneDefaultClassOneHasToBeNamed(t *testing.T) {
 	in := cluster(t)
 	namespace := in.namespace(t, nil)

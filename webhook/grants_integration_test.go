@@ -189,10 +189,6 @@ func TestUpdatesAreAskedForWhatTheyAdd(t *testing.T) {
 			},
 			says: []string{"spec.attributes"},
 		},
-		"another Secret hands out everything anew": {
-			from: base, change: func(s *v1alpha1.CredentialSpec) { s.Secret = &v1alpha1.SecretTarget{Name: "readable"} },
-			says: []string{"spec.secret.name"},
-		},
 		"revoking needs nothing": {
 			from: base, change: func(s *v1alpha1.CredentialSpec) { s.Revoked = &v1alpha1.Revoked{Reason: "leaked"} },
 		},

@@ -39,8 +39,8 @@ func TestWhatHandsACredentialOutAnew(t *testing.T) {
 	audiences := func(a ...string) v1alpha1.CredentialSpec {
 		return v1alpha1.CredentialSpec{JWT: &v1alpha1.JWT{Audiences: a}}
 	}
-	secret := func(name string, policy v1alpha1.ConflictPolicy) v1alpha1.CredentialSpec {
-		return v1alpha1.CredentialSpec{Secret: &v1alpha1.SecretTarget{Name: name, ConflictPolicy: policy}}
+	secret := func(policy v1alpha1.ConflictPolicy) v1alpha1.CredentialSpec {
+		return v1alpha1.CredentialSpec{Secret: &v1alpha1.SecretTarget{Name: "ci", ConflictPolicy: policy}}
 	}
 	class := &v1alpha1.CredentialClassSpec{Defaults: v1alpha1.ClassDefaults{JWT: v1alpha1.JWTDefaults{Audiences: []string{"internal"}}}}
 	for sentence, test := range map[string]struct {
@@ -52,10 +52,9 @@ func TestWhatHandsACredentialOutAnew(t *testing.T) {
 		"a digest is replaced":                {v1alpha1.CredentialSpec{External: digests(a)}, v1alpha1.CredentialSpec{External: digests(b)}, "new holder"},
 		"a digest is taken away":              {v1alpha1.CredentialSpec{External: digests(a, b)}, v1alpha1.CredentialSpec{External: digests(b)}, ""},
 		"the digests change places":           {v1alpha1.CredentialSpec{External: digests(a, b)}, v1alpha1.CredentialSpec{External: digests(b, a)}, ""},
-		"the Secret's own name is written":    {v1alpha1.CredentialSpec{}, secret("ci", v1alpha1.ConflictRefuse), ""},
-		"the Secret gets another name":        {v1alpha1.CredentialSpec{}, secret("other", v1alpha1.ConflictRefuse), "another Secret"},
-		"a Secret may now be adopted":         {secret("ci", v1alpha1.ConflictRefuse), secret("ci", v1alpha1.ConflictAdopt), "made elsewhere"},
-		"a Secret may no longer be adopted":   {secret("ci", v1alpha1.ConflictAdopt), secret("ci", v1alpha1.ConflictRefuse), ""},
+		"the Secret's own name is written":    {v1alpha1.CredentialSpec{}, secret(v1alpha1.ConflictRefuse), ""},
+		"a Secret may now be adopted":         {secret(v1alpha1.ConflictRefuse), secret(v1alpha1.ConflictAdopt), "made elsewhere"},
+		"a Secret may no longer be adopted":   {secret(v1alpha1.ConflictAdopt), secret(v1alpha1.ConflictRefuse), ""},
 		"the end is later":                    {v1alpha1.CredentialSpec{ExpiresAt: at(2030)}, v1alpha1.CredentialSpec{ExpiresAt: at(2031)}, "later"},
 		"the end is taken away":               {v1alpha1.CredentialSpec{ExpiresAt: at(2030)}, v1alpha1.CredentialSpec{}, "later"},
 		"the end is sooner":                   {v1alpha1.CredentialSpec{ExpiresAt: at(2030)}, v1alpha1.CredentialSpec{ExpiresAt: at(2029)}, ""},
