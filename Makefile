@@ -68,6 +68,15 @@ test-race: assets ## Run the tests of the concurrent packages under the race det
 e2e: assets ## Run the end-to-end tests: as a person would, with kubectl, curl and real gateways.
 	$(GO) test -json -tags e2e -count=1 -p 1 -timeout 30m $(TESTFLAGS) ./test/e2e/... ./test/gateways/... | $(GO) run ./hack/testsummary
 
+# -v, for the table at the end.
+.PHONY: faults
+faults: assets ## Break every API write of the controller in every way, and check that no request fails (about ten minutes).
+	$(GO) test -tags faults -count=1 -timeout 60m -v $(TESTFLAGS) ./test/faults
+
+.PHONY: faults-short
+faults-short: assets ## A handful of these faults (under two minutes).
+	$(GO) test -tags faults -short -count=1 -timeout 10m -v $(TESTFLAGS) ./test/faults
+
 .PHONY: image-test
 image-test: ## Build the image and look into it (a module of its own).
 	GOWORK=off $(GO) test -C hack/image -timeout 20m ./...

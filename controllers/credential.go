@@ -236,6 +236,12 @@ func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (rec
 // act makes the first write the decision asks for, and tells whether there was
 // one.
 func (r *credentials) act(ctx context.Context, s *scope, d *lifecycle.Decision) (wrote bool, err error) {
+	if d.Mint != nil && !s.fresh && s.observed.Status.CurrentVersion+1 < d.Mint.Version {
+		// In place of one that was lost, or so it seems: the Secret as it is now, and
+		// not as the cache has it, says whether somebody delivered it after all.
+		s.fresh = true
+		return true, r.readSecret(ctx, s)
+	}
 	if wrote, err := r.commit(ctx, s, d); wrote || err != nil {
 		return wrote, err
 	}

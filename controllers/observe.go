@@ -31,6 +31,8 @@ type scope struct {
 	observed   lifecycle.Observed
 	// tampered says what is wrong with the record found in status.
 	tampered string
+	// fresh: the Secret was read from the API server and not from the cache.
+	fresh bool
 	// failed is a write that could not be made, and is to be tried again.
 	failed error
 }

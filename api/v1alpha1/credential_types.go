@@ -49,6 +49,7 @@ type CredentialSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.all(r, r.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'))",message="a role is the name of an AccessRole: lowercase letters, digits, - and . only"
 	Roles []string `json:"roles,omitempty"`
 
 	// admin makes the credential hold every permission.
@@ -238,7 +239,8 @@ type SecretTarget struct {
 
 	// conflictPolicy says what to do with a Secret of that name which is not
 	// ours: Refuse leaves it alone; Adopt takes it over, and its value with it
-	// where that has the right format, if the class allows adoption.
+	// where that has the right format, if the class allows adoption. Its other
+	// keys are not kept: the template says what else it holds.
 	// +optional
 	// +kubebuilder:default=Refuse
 	ConflictPolicy ConflictPolicy `json:"conflictPolicy,omitempty"`

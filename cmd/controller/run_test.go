@@ -166,6 +166,15 @@ func TestTwoReplicas(t *testing.T) {
 			t.Errorf("it took %v: the old leader did not let go of its Lease", took)
 		}
 		beating(t, admin)
+		// Each of its controllers, so that it is not stopped while their caches fill.
+		eventually(t, "the new leader to reconcile", func(context.Context) error {
+			for _, name := range []string{"servicetoken", "apikey", "revocation", "keys"} {
+				if !strings.Contains(follower.logged(), `"msg":"Starting workers","controller":"`+name+`"`) {
+					return fmt.Errorf("controller %s has no workers yet", name)
+				}
+			}
+			return nil
+		})
 		for name, want := range keys {
 			var secret corev1.Secret
 			if err := admin.Get(t.Context(), client.ObjectKey{Namespace: installed, Name: name}, &secret); err != nil {

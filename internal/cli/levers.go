@@ -367,7 +367,11 @@ func (o *simpleLever) run(ctx context.Context, args []string) error {
 	}
 	done, err := c.await(ctx, r, goal{
 		what: "to carry out the " + o.lever.verb, uid: patched.GetUID(),
-		reached: func(credential v1alpha1.Credential) bool { return o.lever.done(credential, at) && isReady(credential) },
+		// A rollback is handled when its intent is committed, and done when the
+		// version is Pending no longer.
+		reached: func(credential v1alpha1.Credential) bool {
+			return o.lever.done(credential, at) && isReady(credential) && !hasVersion(credential, v1alpha1.VersionPending)
+		},
 	}, o.timeout, o.ErrOut)
 	if err != nil {
 		return err

@@ -36,7 +36,8 @@ type Record struct {
 	CIDRs       []string          `cbor:"12,keyasint,omitempty"`
 	Rate        *RecordRate       `cbor:"13,keyasint,omitempty"`
 	JWT         RecordJWT         `cbor:"14,keyasint,omitempty"`
-	// Versions that are accepted, in ascending order.
+	// Versions that are accepted, and revoked ones that are remembered, in
+	// ascending order.
 	Versions []SealedVersion `cbor:"15,keyasint,omitempty"`
 	// RevokedThrough: the whole credential was revoked when this was its latest
 	// version. Versions up to it are refused, and their JWTs with them.
@@ -60,7 +61,8 @@ type SealedVersion struct {
 	Digest []byte `cbor:"2,keyasint"`
 	Pepper string `cbor:"3,keyasint"`
 	Prefix string `cbor:"4,keyasint,omitempty"`
-	// State is Pending, Active or Superseded.
+	// State is Pending, Active or Superseded, or Revoked: then a use is refused,
+	// and known for whose it is.
 	State v1alpha1.VersionState `cbor:"5,keyasint"`
 	// Created, Activated, Superseded and Expires are Unix seconds; 0 is not, or
 	// never.

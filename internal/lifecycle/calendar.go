@@ -22,8 +22,9 @@ type window struct {
 	length time.Duration
 }
 
-// cronParser reads the five classic fields and the @daily kind of names.
-var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+// cronParser reads the five classic fields, and none of the names with an @: an
+// "@every 1s" would rotate each second.
+var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
 
 // Scheduled is the first time after from at which the schedule asks for a
 // rotation; zero where there is no schedule, or it never does.

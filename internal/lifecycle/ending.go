@@ -81,6 +81,9 @@ func (p *plan) revokeAll(reason, actor string) {
 			p.end(v, v1alpha1.VersionRevoked, "revoked: "+reason)
 		}
 	}
+	// What was asked for before is void: only what is asked for after a revocation
+	// brings a credential back, and one that was waiting must not.
+	p.status.Handled = p.standingRequests()
 	p.status.Revocation = &v1alpha1.RevocationStatus{
 		At: metav1.NewTime(p.now.Truncate(time.Second)), Reason: clip(reason, maxReason/2), Actor: clip(actor, maxActor), ThroughVersion: p.latest(),
 	}

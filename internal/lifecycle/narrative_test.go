@@ -63,6 +63,7 @@ type world struct {
 	o        Observed
 	pepper   *credential.Pepper
 	pepper2  *credential.Pepper
+	class    *v1alpha1.CredentialClassSpec // while it is gone
 	held     map[int64]bool
 	lagging  bool
 	crashing string
@@ -143,6 +144,8 @@ func (w *world) command(args []string) {
 		w.o.Annotations[v1alpha1.AnnotationReason] = strings.Join(args[1:], " ")
 		w.o.Annotations[v1alpha1.AnnotationRequestedBy] = "alice"
 		w.run()
+	case "annotate": // annotate rotate: the request arrives together with what follows
+		w.o.Annotations[v1alpha1.AnnotationRotateRequestedAt] = w.now.Format(time.RFC3339)
 	case "rollback", "discard":
 		key := map[string]string{"rollback": v1alpha1.AnnotationRollbackRequestedAt, "discard": v1alpha1.AnnotationDiscardRequestedAt}[args[0]]
 		w.o.Annotations[key] = w.now.Format(time.RFC3339)
@@ -216,7 +219,10 @@ func (w *world) command(args []string) {
 	case "class":
 		if args[1] == "gone" {
 			w.o.ClassProblem = "CredentialClass default does not exist: create it"
-			w.o.Class, w.o.Rule = nil, nil
+			w.class, w.o.Class, w.o.Rule = w.o.Class, nil, nil
+		}
+		if args[1] == "back" {
+			w.o.ClassProblem, w.o.Class, w.o.Rule = "", w.class, &w.class.Rules[0]
 		}
 		if args[1] == "deletes" {
 			w.o.Class.Expired = v1alpha1.ExpiredPolicy{Action: "Delete", After: v1alpha1.Duration(args[2])}

@@ -104,10 +104,26 @@ func (p *plan) baseline() {
 	if p.status.Handled != nil {
 		return
 	}
-	p.status.Handled = &v1alpha1.HandledRequests{
-		Rotate:   request(p.Annotations, v1alpha1.AnnotationRotateRequestedAt),
-		Rollback: request(p.Annotations, v1alpha1.AnnotationRollbackRequestedAt),
-		Discard:  request(p.Annotations, v1alpha1.AnnotationDiscardRequestedAt),
+	p.status.Handled = p.standingRequests()
+}
+
+// standingRequests are the requests as they stand now, or what was handled where
+// that is later.
+func (p *plan) standingRequests() *v1alpha1.HandledRequests {
+	before := p.status.Handled
+	if before == nil {
+		before = &v1alpha1.HandledRequests{}
+	}
+	standing := func(annotation string, handled *metav1.MicroTime) *metav1.MicroTime {
+		if asked := request(p.Annotations, annotation); requested(asked, handled) {
+			return asked
+		}
+		return handled
+	}
+	return &v1alpha1.HandledRequests{
+		Rotate:   standing(v1alpha1.AnnotationRotateRequestedAt, before.Rotate),
+		Rollback: standing(v1alpha1.AnnotationRollbackRequestedAt, before.Rollback),
+		Discard:  standing(v1alpha1.AnnotationDiscardRequestedAt, before.Discard),
 	}
 }
 

@@ -59,6 +59,24 @@ func TestBuildRecordGrantsWhatTheSpecAsksFor(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+	t.Run("and remembers a revoked version that was sealed, and none that was not", func(t *testing.T) {
+		o, d := *o, *d
+		o.Record = got
+		d.Status = d.Status.DeepCopy()
+		d.Status.Versions[0].State = v1alpha1.VersionRevoked
+		again, err := BuildRecord(&o, &d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := again.Versions; len(v) != 1 || v[0].Number != 2 || v[0].State != v1alpha1.VersionRevoked || !slices.Equal(again.RevokedVersions, []int64{1, 2}) {
+			t.Errorf("versions %+v, revoked %v", v, again.RevokedVersions)
+		}
+		o.Record = again
+		d.Status.Versions[0].Digest = digest(7) // written into status by somebody
+		if forged, err := BuildRecord(&o, &d); err != nil || len(forged.Versions) != 0 {
+			t.Errorf("a digest that was never sealed is vouched for: %+v, %v", forged, err)
+		}
+	})
 	t.Run("and nothing where there is nothing to vouch for", func(t *testing.T) {
 		if rec, err := BuildRecord(o, &Decision{Status: &v1alpha1.CredentialStatus{}}); rec != nil || err != nil {
 			t.Errorf("got %v, %v", rec, err)

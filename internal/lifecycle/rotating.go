@@ -129,6 +129,13 @@ func (p *plan) rotate() {
 		if p.deliverable(pending) {
 			return // on its way
 		}
+		// Another controller may be about to deliver it: one that has just lost its
+		// lead, or has it without our knowing. Two that take each other's versions
+		// for lost would go on for ever.
+		if age := p.now.Sub(pending.Created.Time); age >= 0 && age < lostAfter {
+			p.wake(pending.Created.Add(lostAfter))
+			return
+		}
 		p.dropOrphan()
 		why, _, _ := strings.Cut(cmp.Or(pending.Reason, "Rotated"), " (again")
 		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
@@ -168,6 +175,10 @@ func (p *plan) live() int {
 	}
 	return n
 }
+
+// lostAfter is how old a Pending version is that counts as lost, when its value is
+// not to be had.
+const lostAfter = 4 * time.Second
 
 // dropOrphan ends the oldest version that was lost before delivery, where there
 // are too many of them.

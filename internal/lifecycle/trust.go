@@ -62,6 +62,9 @@ func restore(status *v1alpha1.CredentialStatus, v *credential.SealedVersion) v1a
 	for _, s := range status.Versions {
 		if s.Version == v.Number {
 			restored = v1alpha1.CredentialVersion{Reason: s.Reason, Actor: s.Actor}
+			if !v.State.Live() {
+				restored.Ended = s.Ended
+			}
 		}
 	}
 	restored.Version, restored.State, restored.Prefix = v.Number, v.State, v.Prefix
@@ -85,6 +88,17 @@ func seconds(t *metav1.Time) int64 {
 		return 0
 	}
 	return t.Unix()
+}
+
+// vouched tells whether a version that has been revoked stays in the record, so
+// that servers know a use of it for what it is. Only what was sealed before does:
+// for nobody but the record says whose value a digest in status is of.
+func vouched(rec *credential.Record, v *v1alpha1.CredentialVersion) bool {
+	if rec == nil || v.State != v1alpha1.VersionRevoked {
+		return false
+	}
+	before := sealed(rec, v.Version)
+	return before != nil && hex.EncodeToString(before.Digest) == v.Digest && before.Pepper == v.Pepper
 }
 
 // BuildRecord makes the record that vouches for what was decided, with the epoch
@@ -113,7 +127,9 @@ func BuildRecord(o *Observed, d *Decision) (*credential.Record, error) {
 			if v.State == v1alpha1.VersionRevoked && v.Version > r.RevokedThrough && !slices.Contains(r.RevokedVersions, v.Version) {
 				r.RevokedVersions = append(r.RevokedVersions, v.Version)
 			}
-			continue
+			if !vouched(o.Record, v) {
+				continue
+			}
 		}
 		digest, err := credential.ParseDigest(v.Digest)
 		if err != nil {

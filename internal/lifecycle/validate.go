@@ -218,7 +218,7 @@ func Warnings(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpec
 	if s.TTL == 0 && s.ExpiresAt.IsZero() && spec.External == nil {
 		warnings = append(warnings, "spec.ttl: the credential never expires: whoever copies it can use it for ever")
 	}
-	if spec.External != nil && s.ExpiresAt.IsZero() {
+	if spec.External != nil && s.TTL == 0 && s.ExpiresAt.IsZero() {
 		warnings = append(warnings, "spec.expiresAt: a credential declared by its SHA-256 is not rotated, and this one never expires")
 	}
 	if spec.External != nil && class.ExternalFormat == nil {

@@ -81,6 +81,7 @@ func TestValidateRefuses(t *testing.T) {
 		"a longest overlap under the shortest": {`{rotation: {overlap: 3d, maxOverlap: 2d}}`, c, "spec.rotation.maxOverlap", "shorter"},
 		"one under the class's overlap":        {`{rotation: {maxOverlap: 2h}}`, c, "spec.rotation.maxOverlap", "shorter"},
 		"a schedule that is none":              {`{rotation: {schedule: "every day"}}`, c, "spec.rotation.schedule", "five fields"},
+		"a schedule by the second":             {`{rotation: {schedule: "@every 1s"}}`, c, "spec.rotation.schedule", "five fields"},
 		"a schedule that never holds":          {`{rotation: {schedule: "0 0 30 2 *"}}`, c, "spec.rotation.schedule", "never holds"},
 		"a time zone within the schedule":      {`{rotation: {schedule: "TZ=UTC 0 0 * * *"}}`, c, "spec.rotation.schedule", "timeZone"},
 		"a time zone that does not exist":      {`{rotation: {schedule: "0 0 * * *", timeZone: Mars/Olympus}}`, c, "spec.rotation.timeZone", "IANA"},
@@ -147,7 +148,8 @@ func TestWarnings(t *testing.T) {
 		"a wildcard":                   {`{permissions: ["deploy:*"]}`, []string{"spec.permissions"}},
 		"admin":                        {`{admin: true}`, []string{"spec.admin"}},
 		"no overlap":                   {`{rotation: {retire: Immediately}}`, []string{"spec.rotation.retire"}},
-		"a declared one without end":   {`{external: {sha256: ["x"]}}`, []string{"spec.expiresAt", "spec.external"}},
+		"a declared one":               {`{external: {sha256: ["x"]}}`, []string{"spec.external"}},
+		"a declared one without end":   {`{ttl: Never, external: {sha256: ["x"]}}`, []string{"spec.expiresAt", "spec.external"}},
 		"a declared one that will end": {`{external: {sha256: ["x"]}, expiresAt: "2030-01-01T00:00:00Z"}`, []string{"spec.external"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -87,20 +87,28 @@ func (b *bench) run(ctx context.Context, t *testing.T, s *scenario) {
 	row := &tally{scenario: s.name, checks: map[string]int{}}
 	b.rows = append(b.rows, row)
 	writes := b.learn(ctx, t, s, row)
+	if !testing.Short() {
+		// Some are left out now and then, for the next one says the same.
+		if again := b.learn(ctx, t, s, row); len(again) < len(writes) {
+			writes = again
+		}
+	}
 	row.writes = writes
+	seen := map[string]int{}
 	for n, w := range writes {
+		seen[w]++
 		for i, m := range s.modes {
-			if testing.Short() && (i+n)%len(s.modes) > 1 {
-				continue
+			if testing.Short() && (i >= len(ordinary) || (i+2*n)%len(ordinary) > 1) {
+				continue // two ordinary faults at each write, and each of them at some write
 			}
-			b.try(ctx, t, s, row, m, n+1, w)
+			b.try(ctx, t, s, row, m, w, seen[w])
 		}
 	}
 	for i, m := range s.upsets {
 		if testing.Short() && i > 0 {
 			continue
 		}
-		b.try(ctx, t, s, row, m, 1, "the watches")
+		b.try(ctx, t, s, row, m, writes[0], 1)
 	}
 	b.judgeOpen(ctx, t)
 }
@@ -119,7 +127,7 @@ func (b *bench) learn(ctx context.Context, t *testing.T, s *scenario, row *tally
 	b.judgeOpen(ctx, t)
 	var writes []string
 	for _, w := range b.proxy.written(tr.began, func(w *write) bool { return !w.usage && aboutNamespace(tr.namespace)(w) }) {
-		writes = append(writes, strings.ReplaceAll(w.String(), tr.namespace, "NS"))
+		writes = append(writes, kindOf(&w, tr.namespace))
 	}
 	if len(writes) == 0 {
 		t.Fatalf("%s: the controller wrote nothing", tr)
@@ -137,19 +145,33 @@ func (b *bench) trial(s *scenario, fault string) *trial {
 	return tr
 }
 
-// try runs the scenario with one fault.
-func (b *bench) try(ctx context.Context, t *testing.T, s *scenario, row *tally, m mode, nth int, what string) {
-	tr := b.trial(s, fmt.Sprintf("%s: write %d, %s", m.name, nth, what))
-	f := &fault{process: controllerName, about: aboutNamespace(tr.namespace), nth: nth}
-	m.plan(ctx, tr, f)
-	if err := b.carryOut(ctx, tr, f); err != nil {
-		t.Errorf("%s: %v", tr, err)
+// kindOf names a write, whatever the credential's kind and namespace.
+func kindOf(w *write, namespace string) string {
+	return strings.NewReplacer(namespace, "NS", "/apikeys/", "/servicetokens/").Replace(w.String())
+}
+
+// try runs the scenario with one fault, at the nth write that has this name. How often
+// some writes are made depends on what comes first, so where it did not come the
+// scenario is tried once more.
+func (b *bench) try(ctx context.Context, t *testing.T, s *scenario, row *tally, m mode, name string, nth int) {
+	for range 2 {
+		tr := b.trial(s, fmt.Sprintf("%s: %s, number %d", m.name, name, nth))
+		about := aboutNamespace(tr.namespace)
+		f := &fault{
+			process: controllerName, nth: nth,
+			about: func(w *write) bool { return about(w) && kindOf(w, tr.namespace) == name },
+		}
+		m.plan(ctx, tr, f)
+		if err := b.carryOut(ctx, tr, f); err != nil {
+			t.Errorf("%s: %v", tr, err)
+		}
+		b.settle(ctx, t, tr, row)
+		if b.proxy.struck(f) != nil {
+			return
+		}
 	}
-	b.settle(ctx, t, tr, row)
-	if b.proxy.struck(f) == nil {
-		row.missed++
-		t.Errorf("%s: the write never came", tr)
-	}
+	row.missed++
+	t.Logf("%s: %s, number %d: it never came", m.name, name, nth)
 }
 
 // carryOut does what the scenario says, with the fault armed.
@@ -163,7 +185,9 @@ func (b *bench) carryOut(ctx context.Context, tr *trial, f *fault) error {
 	if err := poll(ctx, settleTimeout, tr.presented); err != nil {
 		return err
 	}
-	b.proxy.arm(f)
+	if f != nil {
+		b.proxy.arm(f)
+	}
 	tr.began = time.Now()
 	return tr.steps(ctx, tr.scenario.act)
 }
@@ -187,7 +211,7 @@ func (t *trial) steps(ctx context.Context, steps []step) error {
 // one runs. The one before it is judged.
 func (b *bench) settle(ctx context.Context, t *testing.T, tr *trial, row *tally) {
 	err := tr.settle(ctx)
-	b.proxy.arm(nil)
+	b.proxy.disarm()
 	tr.reinstate()
 	tr.mu.Lock()
 	err = errors.Join(err, tr.broken)
@@ -242,6 +266,11 @@ func (b *bench) end(ctx context.Context, t *testing.T) {
 	}
 	sent, problems := b.prober.totals()
 	report(t, "at the end", append(last.problems, problems...))
+	for _, r := range b.rows {
+		if r.missed > r.cases/5 {
+			t.Errorf("%s: in %d of %d cases the write that was to be broken never came", r.scenario, r.missed, r.cases)
+		}
+	}
 	restarts, _ := b.controller.restarts()
 	b.print(sent, restarts)
 	if t.Failed() {
@@ -255,10 +284,12 @@ func (b *bench) end(ctx context.Context, t *testing.T) {
 
 func (b *bench) print(sent, restarts int) {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "scenario\twrites\tcases\tvalues delivered\trequests\tfailed\trevoked within\t"+strings.Join(invariants, "\t")+"\t")
+	fmt.Fprintln(out, "scenario\twrites\tcases\tmissed\tvalues delivered\trequests\tfailed\trevoked within\t"+
+		strings.Join(invariants, "\t")+"\t")
 	total := &tally{scenario: "all", checks: map[string]int{}}
 	line := func(r *tally, writes int) {
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t", r.scenario, writes, r.cases, r.delivered, r.requests, r.failed, r.slowest.Round(time.Millisecond))
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t", r.scenario, writes, r.cases, r.missed, r.delivered, r.requests, r.failed,
+			r.slowest.Round(time.Millisecond))
 		for _, i := range invariants {
 			fmt.Fprintf(out, "%d\t", r.checks[i])
 		}
@@ -268,7 +299,7 @@ func (b *bench) print(sent, restarts int) {
 	for _, r := range b.rows {
 		line(r, len(r.writes))
 		writes += len(r.writes)
-		total.cases, total.delivered = total.cases+r.cases, total.delivered+r.delivered
+		total.cases, total.missed, total.delivered = total.cases+r.cases, total.missed+r.missed, total.delivered+r.delivered
 		total.add(&verdict{requests: r.requests, failed: r.failed, slowest: r.slowest, checks: r.checks})
 	}
 	line(total, writes)

@@ -15,6 +15,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type proxy struct {
 
 	mu      sync.Mutex
 	writes  []*write
-	fault   *fault
+	faults  []*fault
 	watches map[string]map[*stream]struct{} // by process
 	gone    map[string]int                  // how many watches of a process are still to be answered with 410
 	frozen  map[string]chan struct{}        // closed when the watches of a process go on
@@ -69,6 +70,7 @@ type fault struct {
 
 	seen int
 	hit  *write
+	over bool // it has befallen the write, to the end
 }
 
 // stream is one watch.
@@ -123,6 +125,9 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	}
 	said := statusOf(r, body)
 	rec, f := p.take(process, r, said)
+	if f != nil {
+		defer p.finished(f)
+	}
 	if f != nil && f.before != nil {
 		f.before()
 	}
@@ -165,15 +170,16 @@ func (p *proxy) take(process string, r *http.Request, said string) (*write, *fau
 		usage: said != "" && p.status[r.URL.Path] == said,
 	}
 	p.writes = append(p.writes, rec)
-	f := p.fault
-	if f == nil || f.hit != nil || f.process != process || rec.usage || !f.about(rec) {
-		return rec, nil
+	for _, f := range p.faults {
+		if f.hit != nil || f.process != process || rec.usage || !f.about(rec) {
+			continue
+		}
+		if f.seen++; f.seen == f.nth {
+			f.hit = rec
+			return rec, f
+		}
 	}
-	if f.seen++; f.seen != f.nth {
-		return rec, nil
-	}
-	f.hit = rec
-	return rec, f
+	return rec, nil
 }
 
 func (p *proxy) answered(rec *write, code int, said string) {
@@ -298,11 +304,31 @@ func (p *proxy) cutWatches(process string, gone int) {
 	}
 }
 
-// arm sets the fault to come; nil is none.
+// arm adds a fault to come.
 func (p *proxy) arm(f *fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fault = f
+	p.faults = append(p.faults, f)
+}
+
+// disarm takes all faults away.
+func (p *proxy) disarm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
+}
+
+func (p *proxy) finished(f *fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f.over = true
+}
+
+// busy tells whether a fault is under way.
+func (p *proxy) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.faults, func(f *fault) bool { return f.hit != nil && !f.over })
 }
 
 // struck tells which write the fault has befallen; nil if none.

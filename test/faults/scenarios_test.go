@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 
@@ -55,7 +56,34 @@ var (
 	// overtaken has the controller stopped with its write under way; another one
 	// takes over and does everything; then the first one's write arrives.
 	overtaken = mode{"overtaken", func(ctx context.Context, t *trial, f *fault) {
-		f.before, f.after = t.overtake(ctx)
+		f.before, f.after = t.overtake(ctx, func() error { return t.scenario.settled(ctx, t) })
+	}}
+	// crossed is overtaken halfway: the first one's write arrives when the other one has
+	// committed a version of its own that every server accepts, just before that one's
+	// next write. From then on both work, until the first one finds its Lease gone.
+	crossed = mode{"crossed", func(ctx context.Context, t *trial, f *fault) {
+		answered := make(chan struct{})
+		other := &fault{process: standbyName, about: aboutNamespace(t.namespace), nth: 2, before: func() {
+			select {
+			case <-answered:
+			case <-ctx.Done():
+			}
+		}}
+		t.dueled = true
+		before, after := t.overtake(ctx, func() error {
+			if t.proxy.struck(other) != nil {
+				return nil
+			}
+			return t.scenario.settled(ctx, t)
+		})
+		f.before = func() {
+			t.proxy.arm(other)
+			before()
+		}
+		f.after = func() {
+			close(answered)
+			after()
+		}
 	}}
 	deletedBefore = mode{"deleted before", func(ctx context.Context, t *trial, f *fault) { f.before = func() { t.must(t.remove(ctx)) } }}
 	deletedAfter  = mode{"deleted after", func(ctx context.Context, t *trial, f *fault) { f.after = func() { t.must(t.remove(ctx)) } }}
@@ -96,9 +124,9 @@ func (t *trial) cutWatches(gone int) {
 	t.proxy.cutWatches(controllerName, gone)
 }
 
-// overtake stops the controller, and has another one finish. What it returns lets the
-// first one go on.
-func (t *trial) overtake(ctx context.Context) (before, after func()) {
+// overtake stops the controller with its write under way and has another one lead,
+// until enough has been done. What it returns lets the first one go on.
+func (t *trial) overtake(ctx context.Context, enough func() error) (before, after func()) {
 	return func() {
 			t.must(t.controller.signal(syscall.SIGSTOP))
 			t.controller.mu.Lock()
@@ -109,7 +137,7 @@ func (t *trial) overtake(ctx context.Context) (before, after func()) {
 			t.overtook = true
 			t.mu.Unlock()
 			t.must(t.standby.start(ctx))
-			t.must(poll(ctx, settleTimeout, func() error { return t.scenario.settled(ctx, t) }))
+			t.must(poll(ctx, settleTimeout, enough))
 		}, func() {
 			t.must(t.controller.signal(syscall.SIGCONT))
 		}
@@ -131,8 +159,19 @@ func (t *trial) reinstate() {
 
 var (
 	ordinary = []mode{killedBefore, killedAfter, answerLost, conflict, tooMany, broken}
-	all      = append(append([]mode{}, ordinary...), overtaken)
+	all      = withDuels(append(append([]mode{}, ordinary...), overtaken))
 )
+
+// duelsEnv adds the fault crossed, in which two controllers work at the same time for
+// as long as ten seconds, when it is set.
+const duelsEnv = "MINTMARK_FAULTS_DUELS"
+
+func withDuels(modes []mode) []mode {
+	if os.Getenv(duelsEnv) == "" {
+		return modes
+	}
+	return append(modes, crossed)
+}
 
 var scenarios = []scenario{
 	{
