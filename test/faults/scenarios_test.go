@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"syscall"
 	"time"
 
@@ -159,19 +158,8 @@ func (t *trial) reinstate() {
 
 var (
 	ordinary = []mode{killedBefore, killedAfter, answerLost, conflict, tooMany, broken}
-	all      = withDuels(append(append([]mode{}, ordinary...), overtaken))
+	all      = append(append([]mode{}, ordinary...), overtaken, crossed)
 )
-
-// duelsEnv adds the fault crossed, in which two controllers work at the same time for
-// as long as ten seconds, when it is set.
-const duelsEnv = "MINTMARK_FAULTS_DUELS"
-
-func withDuels(modes []mode) []mode {
-	if os.Getenv(duelsEnv) == "" {
-		return modes
-	}
-	return append(modes, crossed)
-}
 
 var scenarios = []scenario{
 	{
