@@ -333,6 +333,14 @@ func (m model) check(rt *rapid.T, question string, tok credential.Token, ip neti
 	m.checkPermissions(rt, question, good[i], got.Principal)
 }
 
+// olderClaim: what was minted before what is declared, then the older one.
+func olderClaim(a, b authn.Live) bool {
+	if declared := a.External != nil; declared != (b.External != nil) {
+		return !declared
+	}
+	return a.Created.Before(b.Created) || a.Created.Equal(b.Created) && a.UID < b.UID
+}
+
 func (m model) owner(tok credential.Token, p *credential.Pepper) (owner state, version credential.SealedVersion, ok bool) {
 	digest := p.Digest(tok.Inner())
 	for _, s := range m.credentials {
@@ -340,8 +348,7 @@ func (m model) owner(tok credential.Token, p *credential.Pepper) (owner state, v
 			if credential.Digest(v.Digest) != digest {
 				continue
 			}
-			older := s.live.Created.Before(owner.live.Created) || s.live.Created.Equal(owner.live.Created) && s.live.UID < owner.live.UID
-			if !ok || older {
+			if !ok || olderClaim(s.live, owner.live) {
 				owner, version, ok = s, v, true
 			}
 			break // of one credential the lowest number
