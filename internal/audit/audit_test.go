@@ -95,14 +95,14 @@ func anEvent(rt *rapid.T) Event {
 
 func TestABatchComesBackAsItWasSpooled(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := chain{name: "one/1"}
+		c := NewSealer("one/1")
 		var before *Batch
 		for range rapid.IntRange(1, 3).Draw(rt, "batches") {
 			var events []Event
 			for range rapid.IntRange(0, 4).Draw(rt, "events") {
 				events = append(events, anEvent(rt))
 			}
-			b, err := c.seal(events)
+			b, err := c.Seal(events)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -137,11 +137,11 @@ func TestNormalisingTwiceChangesNothing(t *testing.T) {
 }
 
 func TestWhatIsChangedLaterShows(t *testing.T) {
-	c := chain{name: "one/1"}
+	c := NewSealer("one/1")
 	var batches []*Batch
 	for i := range 3 {
 		events := []Event{{ID: FixedID("a", string(rune('0'+i))), At: noon, Subject: "a"}, {ID: FixedID("b", string(rune('0'+i))), At: noon, Subject: "b"}}
-		b, err := c.seal(events)
+		b, err := c.Seal(events)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,15 +24,22 @@ type Batch struct {
 	Events   []Event
 }
 
-// chain seals batches one after another.
-type chain struct {
+// Sealer seals the batches of a chain, one after another. One goroutine uses it.
+type Sealer struct {
 	name     string
 	sequence uint64
 	head     Digest
 }
 
-// seal makes the next batch of the chain. It keeps the slice.
-func (c *chain) seal(events []Event) (*Batch, error) {
+// NewSealer begins a chain, whose name nobody else may use.
+func NewSealer(name string) *Sealer { return &Sealer{name: name} }
+
+// Seal makes the next batch of the chain. It keeps the slice, and brings the events in
+// it into the form in which a store gives them back. They have their IDs already.
+func (c *Sealer) Seal(events []Event) (*Batch, error) {
+	for i := range events {
+		events[i].normalise()
+	}
 	b := &Batch{Chain: c.name, Sequence: c.sequence + 1, Previous: c.head, Events: events}
 	digest, err := b.digest()
 	if err != nil {

@@ -66,7 +66,7 @@ const (
 type Recorder struct {
 	cfg   Config
 	queue *queue
-	chain chain
+	chain *Sealer
 
 	mu       sync.Mutex // orders what goes to the store directly and what is spooled
 	backlog  []*Batch   // without a spool: what the store has not taken yet
@@ -102,7 +102,7 @@ func New(c Config) *Recorder {
 	if c.Random == nil {
 		c.Random = rand.Reader
 	}
-	r := &Recorder{cfg: c, queue: newQueue(c.Queue), chain: chain{name: c.Chain}, retry: make(chan struct{}, 1)}
+	r := &Recorder{cfg: c, queue: newQueue(c.Queue), chain: NewSealer(c.Chain), retry: make(chan struct{}, 1)}
 	if c.Spool != nil {
 		batches, _, _ := c.Spool.Len()
 		r.spooling = batches > 0
@@ -209,7 +209,6 @@ func (r *Recorder) flush(ctx context.Context) {
 			return
 		}
 		for i := range events {
-			events[i].normalise()
 			if events[i].ID == (ID{}) {
 				id, err := NewID(events[i].At, r.cfg.Random)
 				if err != nil {
@@ -219,14 +218,14 @@ func (r *Recorder) flush(ctx context.Context) {
 				events[i].ID = id
 			}
 		}
+		b, err := r.chain.Seal(events)
+		if err != nil {
+			r.lose(len(events), err)
+			continue
+		}
 		r.export(ctx, events)
 		if r.cfg.Store == nil {
 			r.stored.Add(int64(len(events)))
-			continue
-		}
-		b, err := r.chain.seal(events)
-		if err != nil {
-			r.lose(len(events), err)
 			continue
 		}
 		r.keep(ctx, b)

@@ -331,10 +331,10 @@ func TestTheFloodOfOneCredentialLeavesRoomForTheOthers(t *testing.T) {
 func TestACrashLeavesEverythingAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, dir, 0)
-	c := chain{name: "one/1"}
+	c := NewSealer("one/1")
 	var ends []int64
 	for i := range 3 {
-		b, err := c.seal([]Event{{ID: FixedID(strconv.Itoa(i)), At: noon, Subject: "s"}})
+		b, err := c.Seal([]Event{{ID: FixedID(strconv.Itoa(i)), At: noon, Subject: "s"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -368,8 +368,8 @@ func TestACrashLeavesEverythingAcknowledged(t *testing.T) {
 			t.Fatal(err)
 		}
 		// What is appended after the crash comes after what was there.
-		next := chain{name: "one/2"}
-		b, err := next.seal([]Event{{ID: FixedID("next"), At: noon}})
+		next := NewSealer("one/2")
+		b, err := next.Seal([]Event{{ID: FixedID("next"), At: noon}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,9 +400,9 @@ func TestACrashLeavesEverythingAcknowledged(t *testing.T) {
 func TestADamagedRecordIsLeftOutAndCounted(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, dir, 0)
-	c := chain{name: "one/1"}
+	c := NewSealer("one/1")
 	for i := range 2 {
-		b, err := c.seal([]Event{{ID: FixedID(strconv.Itoa(i)), At: noon}})
+		b, err := c.Seal([]Event{{ID: FixedID(strconv.Itoa(i)), At: noon}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -437,7 +437,7 @@ func TestADamagedRecordIsLeftOutAndCounted(t *testing.T) {
 
 func TestTheSpoolRemovesWhatHasBeenRead(t *testing.T) {
 	s := openSpool(t, t.TempDir(), 0)
-	c := chain{name: "one/1"}
+	c := NewSealer("one/1")
 	big := make(map[string]Text, 30)
 	for i := range 30 {
 		big[strconv.Itoa(i)] = Text(fmt.Sprintf("%01000d", i))
@@ -447,7 +447,7 @@ func TestTheSpoolRemovesWhatHasBeenRead(t *testing.T) {
 		events[i] = Event{ID: FixedID(strconv.Itoa(i)), At: noon, Detail: big}
 	}
 	for range 12 { // several segments
-		b, err := c.seal(events)
+		b, err := c.Seal(events)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -475,8 +475,8 @@ func TestTheSpoolRemovesWhatHasBeenRead(t *testing.T) {
 }
 
 func FuzzSpooledBatch(f *testing.F) {
-	c := chain{name: "one/1"}
-	b, err := c.seal([]Event{{ID: FixedID("a"), At: noon, Detail: map[string]Text{"a": "b"}}})
+	c := NewSealer("one/1")
+	b, err := c.Seal([]Event{{ID: FixedID("a"), At: noon, Detail: map[string]Text{"a": "b"}}})
 	if err != nil {
 		f.Fatal(err)
 	}
