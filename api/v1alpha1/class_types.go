@@ -76,10 +76,12 @@ type CredentialClassSpec struct {
 	// +optional
 	ExternalFormat *ExternalFormat `json:"externalFormat,omitempty"`
 
-	// jwtAlgorithm signs the short-lived tokens of credentials of this class.
+	// jwtAlgorithm signs the short-lived tokens of credentials of this class:
+	// ES256, EdDSA and RS256 with keys that are published, HS256 with a secret of
+	// the credential's own, which the servers alone can derive.
 	// +optional
 	// +kubebuilder:default=ES256
-	// +kubebuilder:validation:Enum=ES256
+	// +kubebuilder:validation:Enum=ES256;EdDSA;RS256;HS256
 	JWTAlgorithm string `json:"jwtAlgorithm,omitempty"`
 
 	// historyLimit is how many ended versions status keeps.
@@ -161,6 +163,14 @@ type ClassRule struct {
 	// +kubebuilder:validation:MaxItems=256
 	Except []Permission `json:"except,omitempty"`
 
+	// attributes that credentials may carry, for policies to rely on. Left out:
+	// any; empty: none.
+	// +optional
+	// +listType=map
+	// +listMapKey=key
+	// +kubebuilder:validation:MaxItems=32
+	Attributes []AttributeRule `json:"attributes,omitzero"`
+
 	// admin allows admin credentials.
 	// +optional
 	Admin bool `json:"admin,omitempty"`
@@ -177,6 +187,21 @@ type ClassRule struct {
 	// "Never": no limit.
 	// +optional
 	MaxTTL Duration `json:"maxTTL,omitempty"`
+}
+
+// AttributeRule allows an attribute.
+type AttributeRule struct {
+	// key of the attribute.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Key string `json:"key"`
+
+	// values it may have. Empty: any.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	Values []MetadataValue `json:"values,omitempty"`
 }
 
 // ExternalFormat is the shape of values declared by their SHA-256. What does not

@@ -297,7 +297,7 @@ type TemplateMetadata struct {
 
 // Restart names the workloads to restart when a new version is delivered.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.workloads) || has(self.selector)",message="name workloads or give a selector"
+// +kubebuilder:validation:XValidation:rule="has(self.workloads) || has(self.selector) || (has(self.consumers) && self.consumers)",message="name workloads, give a selector, or say consumers: true"
 type Restart struct {
 	// workloads by kind and name, in the credential's namespace.
 	// +optional
@@ -308,6 +308,23 @@ type Restart struct {
 	// selector chooses Deployments, StatefulSets and DaemonSets by label.
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+
+	// consumers chooses those that use the Secret in a way that does not show them
+	// a new value by itself: in an environment variable, or mounted by subPath.
+	// +optional
+	Consumers bool `json:"consumers,omitempty"`
+
+	// windows are the only times at which a restart may begin. Default: any time,
+	// for the rotation itself keeps to its own windows.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Windows []Window `json:"windows,omitempty"`
+
+	// timeout is how long a rollout may take before it counts as failed; the
+	// workload's own progressDeadlineSeconds counts as well. Default: 10m.
+	// +optional
+	Timeout Duration `json:"timeout,omitempty"`
 }
 
 // WorkloadReference names a workload.
@@ -401,7 +418,8 @@ type CredentialStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, SecretDelivered, Propagated.
+	// conditions: Ready, SecretDelivered, Propagated, Adopted where workloads are to
+	// be restarted, and Expiring where nothing will renew it before it ends.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -411,6 +429,11 @@ type CredentialStatus struct {
 	// currentVersion is the number of the version the Secret carries as current.
 	// +optional
 	CurrentVersion int64 `json:"currentVersion,omitempty"`
+
+	// adopted tells which version the workloads of spec.restart run with. While it
+	// is not the current one, they are being restarted.
+	// +optional
+	Adopted *Adoption `json:"adopted,omitempty"`
 
 	// versions of the credential, latest first. Ended ones are kept as history
 	// for a while.
@@ -435,6 +458,11 @@ type CredentialStatus struct {
 	// lastUsed is the day the credential was last used (2006-01-02).
 	// +optional
 	LastUsed string `json:"lastUsed,omitempty"`
+
+	// usage tells how old the uses of the versions are. They are for people, and for
+	// rotation by high usage; nothing is retired on their evidence.
+	// +optional
+	Usage *UsageStatus `json:"usage,omitempty"`
 
 	// handled tells which requests made by annotation have been carried out.
 	// +optional
@@ -499,6 +527,20 @@ func (s VersionState) Live() bool {
 	return s == VersionPending || s == VersionActive || s == VersionSuperseded
 }
 
+// Adoption tells which version workloads run with.
+type Adoption struct {
+	// version that nothing has to be restarted for any more. Where restarts were
+	// asked for after a version had been delivered, they begin with the next one.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Version int64 `json:"version"`
+
+	// at is when the last of the workloads was found to run with it; none where no
+	// restart was waited for.
+	// +optional
+	At *metav1.Time `json:"at,omitempty"`
+}
+
 // CredentialVersion is one value in the life of a credential.
 type CredentialVersion struct {
 	// version numbers the values of a credential from 1.
@@ -553,6 +595,27 @@ type CredentialVersion struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	Actor string `json:"actor,omitempty"`
+
+	// uses is how often the version had been used by status.usage.through, as far
+	// as the servers told: at least so often.
+	// +optional
+	Uses int64 `json:"uses,omitempty"`
+
+	// lastUsed is when it had last been used by then.
+	// +optional
+	LastUsed *metav1.Time `json:"lastUsed,omitempty"`
+}
+
+// UsageStatus tells how old the numbers of uses are. They are written once a day
+// at most, when a version becomes highly used, and when asked for.
+type UsageStatus struct {
+	// through is up to when uses and lastUsed of the versions tell.
+	// +required
+	Through metav1.Time `json:"through"`
+
+	// requestedAt is the latest request, made by annotation, that they answer.
+	// +optional
+	RequestedAt *metav1.MicroTime `json:"requestedAt,omitempty"`
 }
 
 // HandledRequests tells which requests made by annotation have been carried

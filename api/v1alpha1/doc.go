@@ -5,7 +5,9 @@
 // status ([CredentialSpec], [CredentialStatus]) and differ in the format of the
 // value alone. A CredentialClass plays the part a StorageClass plays for
 // volumes: it carries defaults and the ceiling under which credentials are
-// made. A Revocation is the emergency brake.
+// made. A Revocation is the emergency brake. AccessRoles bundle permissions,
+// AccessPolicies narrow what credentials may do, and a TrustedIssuer lets in
+// who brings somebody else's JWT.
 //
 // What people read in status is a copy. The servers trust status.record, and
 // that only under status.seal (see internal/credential).
@@ -35,6 +37,9 @@ func addKnownTypes(s *runtime.Scheme) error {
 		&APIKey{}, &APIKeyList{},
 		&CredentialClass{}, &CredentialClassList{},
 		&Revocation{}, &RevocationList{},
+		&AccessRole{}, &AccessRoleList{},
+		&AccessPolicy{}, &AccessPolicyList{},
+		&TrustedIssuer{}, &TrustedIssuerList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -71,6 +71,9 @@ const (
 	AnnotationRotateRequestedAt   = "mintmark.dev/rotate-requested-at"
 	AnnotationRollbackRequestedAt = "mintmark.dev/rollback-requested-at"
 	AnnotationDiscardRequestedAt  = "mintmark.dev/discard-requested-at"
+	// AnnotationUsageRequestedAt asks, with a time, for the use of each version to
+	// be written into status now instead of at the next day.
+	AnnotationUsageRequestedAt = "mintmark.dev/usage-requested-at"
 	// AnnotationReason is the reason given with a request.
 	AnnotationReason = "mintmark.dev/reason"
 	// AnnotationRequestedBy is who made the latest request. Admission writes it.
@@ -81,6 +84,10 @@ const (
 	// none.
 	AnnotationDefaultClass = "mintmark.dev/is-default-class"
 )
+
+// MaxLiveVersions is how many versions of a credential are accepted at a time.
+// What would make more waits.
+const MaxLiveVersions = 32
 
 // Marks on the objects Mintmark itself makes.
 const (
@@ -108,6 +115,11 @@ const (
 	ConditionPropagated = "Propagated"
 	// ConditionSecretDelivered: the Secret is ours and carries what it should.
 	ConditionSecretDelivered = "SecretDelivered"
+	// ConditionAdopted: the workloads to be restarted run with the current value.
+	ConditionAdopted = "Adopted"
+	// ConditionExpiring: the credential ends soon, and nothing will renew it. It is
+	// there only while that is so; its reason says how soon.
+	ConditionExpiring = "Expiring"
 	// ConditionSettled is on a Revocation: every status accounts for it.
 	ConditionSettled = "Settled"
 )
@@ -139,4 +151,25 @@ const (
 	ReasonDiscarded        = "Discarded"
 	ReasonRequestRefused   = "RequestRefused"
 	ReasonRecordRejected   = "RecordRejected"
+	ReasonAdopted          = "Adopted"
+	ReasonRestarting       = "Restarting"
+	ReasonAwaitingWindow   = "AwaitingWindow"
+	ReasonRestartFailed    = "RestartFailed"
+	ReasonRestartDisabled  = "RestartDisabled"
+	ReasonTooManyVersions  = "TooManyVersions"
+	// ReasonTooManyRevocations: more Revocations select the credential at a time
+	// than its record can name.
+	ReasonTooManyRevocations = "TooManyRevocations"
+	// ReasonExpiring and ReasonOverlapEnded are of warnings told as events.
+	ReasonExpiring     = "Expiring"
+	ReasonOverlapEnded = "OverlapEnded"
+	// Reasons of Expiring, by how soon: the alerts Low, Medium, High and Critical.
+	ReasonWithin30Days = "Within30Days"
+	ReasonWithin14Days = "Within14Days"
+	ReasonWithin7Days  = "Within7Days"
+	ReasonWithin1Day   = "Within1Day"
+	// Reasons of Settled, on a Revocation.
+	ReasonSettled         = "Settled"
+	ReasonSettling        = "Settling"
+	ReasonNothingSelected = "NothingSelected"
 )
