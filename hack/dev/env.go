@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/mintmark-dev/mintmark/test/controlplane"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 // writeCA writes down the authority that signed the servers' certificates.
@@ -45,9 +46,10 @@ func (s *system) writeEnv(ctx context.Context) (string, error) {
 	lines := []struct{ name, value string }{
 		{"KUBECONFIG", s.plane.Kubeconfig()},
 		{"MINTMARK_URL", s.serverURL(0)},
+		{"MINTMARK_GRPC", process.Loopback(s.ports.servers[0].grpc)},
 		{"MINTMARK_CACERT", s.path("ca.crt")},
-		{"MINTMARK_METRICS_URL", "http://" + loopback(s.ports.servers[0].metrics)},
-		{"MINTMARK_CONTROLLER_METRICS_URL", "http://" + loopback(s.ports.metrics)},
+		{"MINTMARK_METRICS_URL", "http://" + process.Loopback(s.ports.servers[0].metrics)},
+		{"MINTMARK_CONTROLLER_METRICS_URL", "http://" + process.Loopback(s.ports.metrics)},
 	}
 	for i := 1; i < len(s.ports.servers); i++ {
 		lines = append(lines, struct{ name, value string }{fmt.Sprintf("MINTMARK_URL_%d", i+1), s.serverURL(i)})

@@ -84,7 +84,7 @@ func fromEnv(name string, fallback int) (int, error) {
 }
 
 // serverPorts are the ports of the servers that people use.
-type serverPorts struct{ public, internal, metrics int }
+type serverPorts struct{ public, grpc, internal, metrics int }
 
 // ports of everything that listens, all on 127.0.0.1.
 type ports struct {
@@ -127,7 +127,7 @@ func choosePorts(s settings) (ports, error) {
 	}
 	free := []*int{&p.webhook, &p.health, &p.metrics}
 	for i := range p.servers {
-		free = append(free, &p.servers[i].internal, &p.servers[i].metrics)
+		free = append(free, &p.servers[i].grpc, &p.servers[i].internal, &p.servers[i].metrics)
 	}
 	for _, target := range free {
 		port, err := hold(0)

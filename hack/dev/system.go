@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,15 +159,11 @@ func (s *system) watch(p *process.Process) {
 // build makes the binaries that run here, and the CLI.
 func (s *system) build(ctx context.Context) (string, error) {
 	bin := filepath.Join(s.settings.root, "bin")
-	for _, target := range []struct{ binary, pkg string }{
-		{"mintmark-controller", "./cmd/controller"}, {"mintmark-server", "./cmd/server"}, {"mintmark", "./cmd/mintmark"},
-	} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(bin, target.binary), target.pkg)
-		cmd.Dir = s.settings.root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("go build %s: %w\n%s", target.pkg, err, out)
-		}
+	if err := controlplane.BuildMintmark(ctx, s.settings.root, nil, map[string]string{
+		"controller": filepath.Join(bin, "mintmark-controller"), "server": filepath.Join(bin, "mintmark-server"),
+		"mintmark": filepath.Join(bin, "mintmark"),
+	}); err != nil {
+		return "", err
 	}
 	plugin := filepath.Join(bin, "kubectl-mintmark")
 	if err := os.Remove(plugin); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -182,6 +177,14 @@ func (s *system) install(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	restarts, err := manifests.Build(filepath.Join(s.settings.root, "config", "components", "restart"))
+	if err != nil {
+		return "", err
+	}
+	if err := manifests.Apply(ctx, s.plane.Config, restarts); err != nil {
+		return "", err
+	}
+	objects = append(objects, restarts...)
 	return strconv.Itoa(len(objects)) + " objects", nil
 }
 
@@ -192,10 +195,10 @@ func (s *system) startController(ctx context.Context) (string, error) {
 	}
 	go id.keep(ctx, s.out)
 	err := s.start(ctx, "mintmark-controller", s.ports.health,
-		"--kubeconfig="+id.kubeconfig(), "--namespace="+namespace, "--leader-elect",
+		"--kubeconfig="+id.kubeconfig(), "--namespace="+namespace, "--leader-elect", "--enable-restarts",
 		"--internal-token-file="+id.internalToken(), "--certificate-names=127.0.0.1,localhost",
-		"--webhook-bind-address="+loopback(s.ports.webhook), "--health-probe-bind-address="+loopback(s.ports.health),
-		"--metrics-bind-address="+loopback(s.ports.metrics))
+		"--webhook-bind-address="+process.Loopback(s.ports.webhook), "--health-probe-bind-address="+process.Loopback(s.ports.health),
+		"--metrics-bind-address="+process.Loopback(s.ports.metrics))
 	return "as service account " + id.account, err
 }
 
@@ -212,9 +215,9 @@ func (s *system) startServers(ctx context.Context) (string, error) {
 		}
 		args := []string{
 			"--kubeconfig=" + id.kubeconfig(), "--namespace=" + namespace, "--id=" + name,
-			"--bind-address=" + loopback(p.public), "--issuer=" + s.serverURL(0),
-			"--internal-bind-address=" + loopback(p.internal), "--internal-advertise-url=https://" + loopback(p.internal),
-			"--metrics-bind-address=" + loopback(p.metrics), "--shutdown-delay=0s",
+			"--bind-address=" + process.Loopback(p.public), "--grpc-bind-address=" + process.Loopback(p.grpc), "--issuer=" + s.serverURL(0),
+			"--internal-bind-address=" + process.Loopback(p.internal), "--internal-advertise-url=https://" + process.Loopback(p.internal),
+			"--metrics-bind-address=" + process.Loopback(p.metrics), "--shutdown-delay=0s",
 		}
 		if s.settings.proxies != "" {
 			args = append(args, "--trusted-proxies="+s.settings.proxies)
@@ -234,9 +237,9 @@ func (s *system) startServers(ctx context.Context) (string, error) {
 }
 
 // serverURL is the public URL of a server.
-func (s *system) serverURL(i int) string { return "https://" + loopback(s.ports.servers[i].public) }
-
-func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
+func (s *system) serverURL(i int) string {
+	return "https://" + process.Loopback(s.ports.servers[i].public)
+}
 
 // start runs one of the binaries and waits until /readyz at probePort says yes.
 func (s *system) start(ctx context.Context, name string, probePort int, args ...string) error {
@@ -258,7 +261,9 @@ func (s *system) start(ctx context.Context, name string, probePort int, args ...
 	go s.supervise(c)
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	return p.Wait(ctx, func(ctx context.Context) error { return probe(ctx, "http://"+loopback(probePort)+"/readyz") })
+	return p.Wait(ctx, func(ctx context.Context) error {
+		return process.Probe(ctx, "http://"+process.Loopback(probePort)+"/readyz")
+	})
 }
 
 // run starts the process of a child and writes its id down.
@@ -308,24 +313,6 @@ func (s *system) supervise(c *child) {
 			return
 		}
 	}
-}
-
-func probe(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	return nil
 }
 
 func (s *system) applySamples(ctx context.Context) (string, error) {

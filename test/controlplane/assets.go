@@ -259,7 +259,7 @@ func setupEnvtest(ctx context.Context, out io.Writer, dir string) error {
 	defer func() { _ = os.RemoveAll(store) }()
 	cmd := exec.CommandContext(ctx, "go", "tool", "setup-envtest", "use", minor+".x", "--bin-dir", store, "-p", "path")
 	cmd.Dir = filepath.Join(root, "hack", "tools", "envtest")
-	cmd.Env = goEnv()
+	cmd.Env = append(os.Environ(), isolated...)
 	var messages bytes.Buffer
 	cmd.Stderr = &messages
 	path, err := cmd.Output()
@@ -295,28 +295,13 @@ func build(ctx context.Context, out io.Writer, name, path string) error {
 	if name == Etcd {
 		version = v.etcd
 	}
-	temporary := fmt.Sprintf("%s.%d.tmp", path, os.Getpid())
-	defer func() { _ = os.Remove(temporary) }()
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-mod=readonly", "-ldflags", linkFlags(v.kubernetes),
-		"-o", temporary, packages[name])
-	cmd.Dir = filepath.Join(root, "hack", "controlplane")
-	cmd.Env = goEnv()
-	var messages bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &messages, &messages
-
 	fmt.Fprintf(out, "controlplane: building %s %s from Go modules (once; the first build takes several minutes)\n", name, version)
-	stop := progress(out, "controlplane: still building "+name)
 	began := time.Now()
-	err = cmd.Run()
-	stop()
-	if ctx.Err() != nil {
-		return fmt.Errorf("build %s: %w", name, ctx.Err())
-	}
-	if err != nil {
-		return fmt.Errorf("build %s: %w\n%s", name, err, messages.String())
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("build %s: %w", name, err)
+	if err := (GoBuild{
+		Dir: filepath.Join(root, "hack", "controlplane"), Package: packages[name], Output: path, Out: out, Env: isolated,
+		Flags: []string{"-buildvcs=false", "-mod=readonly", "-ldflags", linkFlags(v.kubernetes)},
+	}).Run(ctx); err != nil {
+		return err
 	}
 	fmt.Fprintf(out, "controlplane: built %s in %s\n", name, time.Since(began).Round(time.Second))
 	return nil
@@ -329,31 +314,9 @@ func linkFlags(version string) string {
 	return fmt.Sprintf("-s -w -X %s.gitVersion=%s -X %s.gitMajor=%s -X %s.gitMinor=%s", pkg, version, pkg, parts[0], pkg, parts[1])
 }
 
-// goEnv is the environment of a Go command that must see neither a workspace
-// nor flags of the caller.
-func goEnv() []string {
-	return append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0")
-}
-
-// progress writes a line every 15 seconds until stop is called.
-func progress(out io.Writer, what string) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	began := time.Now()
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(15 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-				fmt.Fprintf(out, "%s (%s)\n", what, time.Since(began).Round(time.Second))
-			}
-		}
-	}()
-	return func() { close(done); <-ended }
-}
+// isolated is the environment of a Go command that must see neither a workspace nor
+// flags of the caller.
+var isolated = []string{"GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0"}
 
 // CheckSpace is an error where the disk of dir has less than need bytes left.
 func CheckSpace(dir string, need uint64) error {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -43,7 +44,7 @@ type Options struct {
 }
 
 // ControlPlane is a running control plane. Its methods may be used by several
-// goroutines at once, except Stop, StopAPIServer and StartAPIServer.
+// goroutines at once, except Stop, AddAPIServer, StopAPIServer and StartAPIServer.
 type ControlPlane struct {
 	// Config is that of a cluster admin (group system:masters), without
 	// client-side rate limits.
@@ -54,9 +55,9 @@ type ControlPlane struct {
 	pki       pki
 	admin     struct{ cert, key []byte }
 	etcdURL   string
-	port      int
 	etcd      *process.Process
-	apiserver *process.Process
+	apiserver *KubeAPIServer
+	others    []*KubeAPIServer
 	manager   *process.Process
 	binaries  map[string]string
 }
@@ -107,6 +108,9 @@ func (c *ControlPlane) start(ctx context.Context) error {
 		return err
 	}
 	if err := c.startAPIServer(ctx); err != nil {
+		return err
+	}
+	if err := c.WriteKubeconfig(c.Kubeconfig(), c.Config); err != nil {
 		return err
 	}
 	if c.options.CRDs {
@@ -203,63 +207,6 @@ func (c *ControlPlane) startEtcd(ctx context.Context) error {
 	})
 }
 
-// startAPIServer starts kube-apiserver and waits until it is ready.
-func (c *ControlPlane) startAPIServer(ctx context.Context) error {
-	return onFreePort(c.options.Port, func(port int) (*process.Process, error) {
-		c.port = port
-		c.Config.Host = "https://127.0.0.1:" + strconv.Itoa(port)
-		return c.runAPIServer(ctx)
-	})
-}
-
-func (c *ControlPlane) runAPIServer(ctx context.Context) (*process.Process, error) {
-	p, err := process.Start(process.Config{
-		Name: APIServer, Path: c.binaries[APIServer], Args: c.apiServerArgs(), LogFile: c.logFile(APIServer),
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.apiserver = p
-	client, err := kubernetes.NewForConfig(c.Config)
-	if err != nil {
-		return p, err
-	}
-	if err := p.Wait(ctx, func(ctx context.Context) error {
-		if _, err := client.CoreV1().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
-			return err
-		}
-		_, err := client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{})
-		return err
-	}); err != nil {
-		return p, err
-	}
-	return p, c.WriteKubeconfig(c.Kubeconfig(), c.Config)
-}
-
-func (c *ControlPlane) apiServerArgs() []string {
-	args := []string{
-		"--etcd-servers=" + c.etcdURL, "--etcd-cafile=" + c.pki.caCert(),
-		"--etcd-certfile=" + c.pki.servingCert(), "--etcd-keyfile=" + c.pki.servingKey(),
-		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(c.port),
-		// Nothing is reached at this address (of those set aside for
-		// documentation): there is no pod network. Left out, it would be looked
-		// for among the machine's, of which there may be none.
-		"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none",
-		"--tls-cert-file=" + c.pki.servingCert(), "--tls-private-key-file=" + c.pki.servingKey(),
-		"--client-ca-file=" + c.pki.caCert(),
-		"--authorization-mode=RBAC", "--anonymous-auth=false",
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-		"--service-account-key-file=" + c.pki.tokenKey(), "--service-account-signing-key-file=" + c.pki.tokenKey(),
-		"--service-cluster-ip-range=10.0.0.0/24",
-		"--profiling=false", "--v=1",
-	}
-	if !c.options.ControllerManager {
-		// Nobody makes default service accounts then.
-		args = append(args, "--disable-admission-plugins=ServiceAccount")
-	}
-	return args
-}
-
 // startControllerManager starts kube-controller-manager and waits until it
 // works: until the default service account exists.
 func (c *ControlPlane) startControllerManager(ctx context.Context) error {
@@ -291,34 +238,30 @@ func (c *ControlPlane) startControllerManager(ctx context.Context) error {
 
 // Processes are those of the control plane, for whoever watches over them.
 func (c *ControlPlane) Processes() []*process.Process {
-	var running []*process.Process
-	for _, p := range []*process.Process{c.etcd, c.apiserver, c.manager} {
-		if p != nil {
-			running = append(running, p)
-		}
+	all := []*process.Process{c.etcd, c.apiserver.running(), c.manager}
+	for _, other := range c.others {
+		all = append(all, other.running())
 	}
-	return running
+	return slices.DeleteFunc(all, func(p *process.Process) bool { return p == nil })
 }
 
 // StopAPIServer ends kube-apiserver alone, as an outage does. Its data stay.
-func (c *ControlPlane) StopAPIServer() { c.apiserver.Stop(stopGrace) }
+func (c *ControlPlane) StopAPIServer() { c.apiserver.Stop() }
 
 // StartAPIServer starts kube-apiserver again, on the same port, and waits until
 // it is ready.
-func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	_, err := c.runAPIServer(ctx)
-	return err
-}
+func (c *ControlPlane) StartAPIServer(ctx context.Context) error { return c.apiserver.Start(ctx) }
 
 // Stop ends every process and removes a temporary folder. It may be called more
 // than once.
 func (c *ControlPlane) Stop() {
 	c.manager.Stop(stopGrace)
-	c.apiserver.Stop(stopGrace)
+	for _, other := range c.others {
+		other.Stop()
+	}
+	c.apiserver.Stop()
 	c.etcd.Stop(stopGrace)
-	c.manager, c.apiserver, c.etcd = nil, nil, nil
+	c.manager, c.others, c.apiserver, c.etcd = nil, nil, nil, nil
 	if c.temporary != nil {
 		_ = os.RemoveAll(c.options.Dir)
 		_ = c.temporary.Close()
@@ -337,11 +280,11 @@ func onFreePort(port int, start func(port int) (*process.Process, error)) error 
 		return err
 	}
 	for attempt := 1; ; attempt++ {
-		free, err := freePort()
+		free, err := process.FreePorts(1)
 		if err != nil {
 			return err
 		}
-		p, err := start(free)
+		p, err := start(free[0])
 		if err == nil {
 			return nil
 		}
@@ -354,15 +297,6 @@ func onFreePort(port int, start func(port int) (*process.Process, error)) error 
 			return err
 		}
 	}
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func portFree(port int) error {

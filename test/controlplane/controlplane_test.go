@@ -164,6 +164,41 @@ func TestTwoControlPlanesRunSideBySideAndAnAPIServerComesBackWithItsData(t *test
 	}
 }
 
+func TestAnotherAPIServerSharesTheDataAndEndsWithoutTheFirst(t *testing.T) {
+	ctx, plane := t.Context(), controlplane.ForTest(t)
+	other, err := plane.AddAPIServer(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Stop()
+	first := client(t, plane).CoreV1().ConfigMaps("default")
+	k, err := kubernetes.NewForConfig(other.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := k.CoreV1().ConfigMaps("default")
+	mark := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "written-to-the-first"}}
+	if _, err := first.Create(ctx, mark, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Get(ctx, mark.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("the other API server: %v", err)
+	}
+	other.Kill()
+	if _, err := first.Get(ctx, mark.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("with the other API server gone: %v", err)
+	}
+	if _, err := second.Get(ctx, mark.Name, metav1.GetOptions{}); err == nil {
+		t.Error("a killed API server answers")
+	}
+	if err := other.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Get(ctx, mark.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
 func TestAPortInUseIsNamed(t *testing.T) {
 	taken := controlplane.ForTest(t).Config.Host
 	port, err := strconv.Atoi(taken[strings.LastIndex(taken, ":")+1:])
