@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -41,6 +42,84 @@ func BenchmarkMint(b *testing.B) {
 	}
 }
 
+// BenchmarkRotate asks for the rotation of every credential at once, as `mintmark
+// rotate -l` does, and compares with its floor: a bare client that makes the same
+// writes (the request, status, Secret, status and an event), with the same
+// parallelism, right before. Read "ratio". Run it with -benchtime=1x.
+func BenchmarkRotate(b *testing.B) {
+	const n = 1000
+	for range b.N {
+		floor := bareRotations(b, n)
+		c := newCluster(b)
+		tokens := c.createAll(n)
+		p := c.start(nil, nil)
+		c.allReady(p.cache, n)
+		begin := time.Now()
+		c.inParallel(n, func(i int) error { return c.request(tokens[i]) })
+		c.allAt(p.cache, n, 2)
+		rotated := n / time.Since(begin).Seconds()
+		p.stop()
+		b.ReportMetric(floor, "floor/s")
+		b.ReportMetric(rotated, "rotated/s")
+		b.ReportMetric(rotated/floor, "ratio")
+	}
+}
+
+// request asks for a rotation.
+func (c *cluster) request(token *v1alpha1.ServiceToken) error {
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationRotateRequestedAt, time.Now().UTC().Format(time.RFC3339Nano))
+	return c.client.Patch(context.Background(), token, client.RawPatch(types.MergePatchType, []byte(patch)))
+}
+
+// bareRotations gives the rate at which a client with nothing else to do makes
+// the writes of a rotation.
+func bareRotations(b *testing.B, n int) float64 {
+	c := newCluster(b)
+	tokens, secrets := c.createAll(n), make([]*corev1.Secret, n)
+	c.inParallel(n, func(i int) error {
+		secrets[i] = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: tokens[i].Name}, Data: map[string][]byte{"token": make([]byte, 72)}}
+		if err := c.client.Create(context.Background(), secrets[i]); err != nil {
+			return err
+		}
+		tokens[i].Status = sameStatus(tokens[i], v1alpha1.VersionActive)
+		return c.client.Status().Update(context.Background(), tokens[i])
+	})
+	begin := time.Now()
+	c.inParallel(n, func(i int) error {
+		token, secret := tokens[i], secrets[i]
+		if err := c.request(token); err != nil {
+			return err
+		}
+		again := func(state v1alpha1.VersionState) error {
+			token.Status = sameStatus(token, state)
+			old := *token.Status.Versions[0].DeepCopy()
+			old.Version, old.State, old.Superseded = 2, v1alpha1.VersionSuperseded, &old.Created
+			token.Status.Versions = append(token.Status.Versions, old)
+			return c.client.Status().Update(context.Background(), token)
+		}
+		if err := again(v1alpha1.VersionPending); err != nil {
+			return err
+		}
+		secret.Data = map[string][]byte{"token": make([]byte, 72), "version": []byte("2"), "token.previous": make([]byte, 72), "version.previous": []byte("1")}
+		if err := c.client.Update(context.Background(), secret); err != nil {
+			return err
+		}
+		if err := again(v1alpha1.VersionActive); err != nil {
+			return err
+		}
+		return c.bareEvent(token, "Rotated")
+	})
+	return float64(n) / time.Since(begin).Seconds()
+}
+
+func (c *cluster) bareEvent(token *v1alpha1.ServiceToken, reason string) error {
+	return c.client.Create(context.Background(), &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: token.Name}, EventTime: metav1.NowMicro(),
+		ReportingController: "bare", ReportingInstance: "bare", Action: "Reconcile", Reason: reason, Type: corev1.EventTypeNormal,
+		Regarding: corev1.ObjectReference{Kind: "ServiceToken", Namespace: c.namespace, Name: token.Name, UID: token.UID}, Note: reason + " version 1",
+	})
+}
+
 // bareWrites gives the rate at which a client with nothing else to do writes a
 // status, a Secret, a status again and an event.
 func bareWrites(b *testing.B, n int) float64 {
@@ -62,11 +141,7 @@ func bareWrites(b *testing.B, n int) float64 {
 		if err := c.client.Status().Update(context.Background(), token); err != nil {
 			return err
 		}
-		return c.client.Create(context.Background(), &eventsv1.Event{
-			ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: token.Name}, EventTime: metav1.NowMicro(),
-			ReportingController: "bare", ReportingInstance: "bare", Action: "Reconcile", Reason: "Minted", Type: corev1.EventTypeNormal,
-			Regarding: corev1.ObjectReference{Kind: "ServiceToken", Namespace: c.namespace, Name: token.Name, UID: token.UID}, Note: "Minted version 1",
-		})
+		return c.bareEvent(token, "Minted")
 	})
 	return float64(n) / time.Since(begin).Seconds()
 }
@@ -126,9 +201,14 @@ func (c *cluster) inParallel(n int, do func(i int) error) {
 	}
 }
 
-// allReady waits until every credential is, by the cache of the process: listing
-// them from the API server again and again would slow it down.
 func (c *cluster) allReady(cache client.Reader, n int) {
+	c.t.Helper()
+	c.allAt(cache, n, 1)
+}
+
+// allAt waits until every credential is Ready at a version, by the cache of the
+// process: listing them from the API server again and again would slow it down.
+func (c *cluster) allAt(cache client.Reader, n int, version int64) {
 	c.t.Helper()
 	deadline := time.Now().Add(5 * time.Minute)
 	for {
@@ -138,7 +218,7 @@ func (c *cluster) allReady(cache client.Reader, n int) {
 		}
 		done := 0
 		for i := range list.Items {
-			if ready(&list.Items[i]) {
+			if ready(&list.Items[i]) && list.Items[i].Status.CurrentVersion == version {
 				done++
 			}
 		}

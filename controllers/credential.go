@@ -68,6 +68,9 @@ type CredentialConfig struct {
 	// Usage tells what the servers saw used; nil is no evidence. The caller adds
 	// it to the manager.
 	Usage *UsageCollector
+	// Restarts restarts workloads; nil restarts none. The caller adds it to the
+	// manager.
+	Restarts *Restarts
 	// ClockSkew is ServerClock.Skew; nil means that the clock is right.
 	ClockSkew func() (time.Duration, bool)
 	// WatchNamespaces are those whose credentials the installation looks after;
@@ -163,6 +166,9 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) erro
 	if cfg.Usage != nil {
 		b = b.WatchesRawSource(source.Channel(cfg.Usage.Changes(kind.kind), handler.EnqueueRequestsFromMapFunc(r.used)))
 	}
+	if cfg.Restarts != nil {
+		b = b.WatchesRawSource(source.Channel(cfg.Restarts.Changes(kind.kind), &handler.EnqueueRequestForObject{}))
+	}
 	return b.Named(strings.ToLower(string(kind.kind))).
 		For(kind.new(), builder.WithPredicates(predicate.Funcs{UpdateFunc: r.others})).
 		Owns(&corev1.Secret{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: r.othersSecret, CreateFunc: r.othersNewSecret})).
@@ -217,7 +223,7 @@ func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (rec
 		return reconcile.Result{}, err
 	}
 	for range maxPasses {
-		decision := lifecycle.Plan(&s.observed, r.cfg.Now())
+		decision := lifecycle.Plan(&s.observed, r.now())
 		wrote, err := r.act(ctx, s, &decision)
 		switch {
 		case abandoned(err):
@@ -227,6 +233,10 @@ func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (rec
 		case err != nil:
 			return reconcile.Result{}, err
 		case !wrote:
+			r.follow(s, &decision)
+			if r.cfg.Restarts != nil {
+				r.cfg.Restarts.Ask(s.credential, decision.Restarts)
+			}
 			return reconcile.Result{RequeueAfter: r.after(s, &decision)}, nil
 		}
 	}
@@ -270,11 +280,41 @@ func (r *credentials) act(ctx context.Context, s *scope, d *lifecycle.Decision) 
 	return false, s.failed
 }
 
+// now is the time to plan by: where this process's clock is behind the API
+// server's, that one. A promise that is made by a clock that is slow would be kept
+// too short by any other.
+func (r *credentials) now() time.Time {
+	now := r.cfg.Now()
+	if ahead, known := r.cfg.ClockSkew(); known && ahead < 0 {
+		now = now.Add(-ahead)
+	}
+	return now
+}
+
+// follow has the servers asked for what the plan wants to know of uses.
+func (r *credentials) follow(s *scope, d *lifecycle.Decision) {
+	if r.cfg.Usage == nil {
+		return
+	}
+	if d.AskUsage {
+		r.cfg.Usage.Ask()
+	}
+	if d.Mark.Left > 0 {
+		at := d.Mark.Left
+		if s.observed.Usage != nil {
+			for _, c := range s.observed.Usage.Uses[d.Mark.Version] {
+				at += c.Uses
+			}
+		}
+		r.cfg.Usage.TellAt(s.credential.GetUID(), d.Mark.Version, at)
+	}
+}
+
 // after is when to look again though nothing happened.
 func (r *credentials) after(s *scope, d *lifecycle.Decision) time.Duration {
 	var wait time.Duration
 	if !d.Next.IsZero() {
-		wait = max(d.Next.Sub(r.cfg.Now()), time.Millisecond)
+		wait = max(d.Next.Sub(r.now()), time.Millisecond)
 	}
 	if s.observed.Conflict != "" || (s.observed.Secret.Exists && !s.observed.Secret.Ours) || s.observed.ClockSkewed {
 		if wait == 0 || wait > retryForeign {
@@ -337,25 +377,26 @@ func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []recon
 	if o.GetDeletionTimestamp() != nil {
 		return nil
 	}
-	selector, err := lifecycle.NewSelector(&o.(*v1alpha1.Revocation).Spec)
+	selector, err := credential.NewSelector(&o.(*v1alpha1.Revocation).Spec)
 	if err != nil {
 		return nil
 	}
 	return r.requests(ctx, func(c v1alpha1.Credential) bool {
-		return selector.Selects(r.kind.kind, c.GetNamespace(), c.GetLabels(), r.sealedLabels(c))
+		return selector.Selects(r.kind.kind, c.GetNamespace(), r.labelSets(c)...)
 	})
 }
 
-func (r *credentials) sealedLabels(c v1alpha1.Credential) map[string]string {
+// labelSets are a credential's labels as they are and as they were sealed.
+func (r *credentials) labelSets(c v1alpha1.Credential) []map[string]string {
+	sets := []map[string]string{c.GetLabels()}
 	peppers, err := r.cfg.Keys.Peppers()
 	if err != nil {
-		return nil
+		return sets
 	}
-	rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal)
-	if err != nil {
-		return nil
+	if rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal); err == nil {
+		sets = append(sets, rec.Labels)
 	}
-	return rec.Labels
+	return sets
 }
 
 // used finds the credential the servers saw used, by its UID.

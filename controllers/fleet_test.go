@@ -35,15 +35,21 @@ type stubServer struct {
 
 func (c *cluster) serve(name string, accepts bool) *stubServer {
 	c.t.Helper()
-	s := &stubServer{accepts: accepts, tokens: map[string]bool{}}
-	s.Server = httptest.NewTLSServer(http.HandlerFunc(s.answer))
-	c.t.Cleanup(s.Close)
+	s := c.listener(accepts)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "servers"}, Data: map[string][]byte{"ca.crt": ca}}
 	if err := client.IgnoreAlreadyExists(c.client.Create(c.t.Context(), secret)); err != nil {
 		c.t.Fatal(err)
 	}
 	c.lease(name, s.URL)
+	return s
+}
+
+// listener is one without a Lease.
+func (c *cluster) listener(accepts bool) *stubServer {
+	s := &stubServer{accepts: accepts, tokens: map[string]bool{}}
+	s.Server = httptest.NewTLSServer(http.HandlerFunc(s.answer))
+	c.t.Cleanup(s.Close)
 	return s
 }
 

@@ -36,6 +36,9 @@ type cluster struct {
 	class     string
 	peppers   *PepperHolder
 	now       func() time.Time
+	skew      func() (time.Duration, bool)
+	usage     *UsageCollector
+	restarts  *RestartConfig // nil: restarts are off
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -159,7 +162,12 @@ func (c *cluster) start(w *writes, propagation *Propagation) *process {
 	keys := new(PepperHolder)
 	peppers, err := c.peppers.Peppers()
 	keys.Set(peppers, err)
-	if err := SetupCredentials(mgr, CredentialConfig{Keys: keys, Propagation: propagation, Now: c.now}); err != nil {
+	if c.usage != nil {
+		if err := mgr.Add(c.usage); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if err := SetupCredentials(mgr, CredentialConfig{Keys: keys, Propagation: propagation, Restarts: c.restarter(mgr), Now: c.now, ClockSkew: c.skew, Usage: c.usage}); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := SetupRevocations(mgr, keys); err != nil {

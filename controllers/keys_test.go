@@ -198,7 +198,7 @@ func TestProcessesThatStartTogetherMakeOneOfEachKey(t *testing.T) {
 			t.Errorf("Secret %s: labels %v, type %s, immutable %v", name, secret.Labels, secret.Type, secret.Immutable)
 		}
 	}
-	if keys, err := keyring.DecodeSigningKeys(i.secret(keyring.SigningKeysSecret).Data); err != nil || keys.Next != nil || len(keys.All()) != 1 {
+	if keys, err := keyring.DecodeSigningKeys(i.secret(keyring.SigningKeysSecret).Data); err != nil || keys[keyring.ES256].Next != nil || len(keys.All()) != 1 {
 		t.Errorf("signing keys %+v, error %v, want one, that signs at once", keys, err)
 	}
 }
@@ -406,9 +406,9 @@ func TestAnOldPepperGoesWhenNothingDependsOnIt(t *testing.T) {
 
 func TestSuppliedKeysAreUsedAndNeverWritten(t *testing.T) {
 	i := newInstallation(t)
-	made, err := keyring.NewSigningKey(rand.Reader, i.clock)
+	made, err := keyring.NewSigningKey(rand.Reader, keyring.ES256, i.clock)
 	i.must(err)
-	encoded, err := (&keyring.SigningKeys{Current: made}).Encode()
+	encoded, err := keyring.RingOf(&keyring.SigningKeys{Current: made}).Encode()
 	i.must(err)
 	_, key, err := keyring.NewPepper(rand.Reader)
 	i.must(err)
@@ -474,7 +474,7 @@ func TestSigningKeysRotateByAgeAndOnRequest(t *testing.T) {
 		i.expectEvents(want...)
 		keys, err := keyring.DecodeSigningKeys(i.secret(keyring.SigningKeysSecret).Data)
 		i.must(err)
-		return keys
+		return keys[keyring.ES256]
 	}
 	first := pass(0, "SigningKeyPublished", "SigningKeyActivated").Current.ID
 	second := pass(policy.RotateEvery-policy.PublishBefore, "SigningKeyPublished").Next.ID
@@ -499,6 +499,60 @@ func TestSigningKeysRotateByAgeAndOnRequest(t *testing.T) {
 	i.skew = 0
 	if keys := pass(0, "SigningKeyActivated"); keys.Current.ID != third {
 		t.Errorf("current %s, want %s", keys.Current.ID, third)
+	}
+}
+
+func TestAnAlgorithmHasKeysWhenAClassAsksForIt(t *testing.T) {
+	i := newInstallation(t)
+	r, policy := i.keys(), keyring.DefaultPolicy()
+	pass := func(after time.Duration, want ...string) keyring.Ring {
+		t.Helper()
+		i.clock = i.clock.Add(after)
+		i.reconcile(r, keyring.SigningKeysSecret)
+		i.expectEvents(want...)
+		ring, err := keyring.DecodeSigningKeys(i.secret(keyring.SigningKeysSecret).Data)
+		i.must(err)
+		return ring
+	}
+	pass(0, "SigningKeyPublished", "SigningKeyActivated")
+
+	class := &v1alpha1.CredentialClass{ObjectMeta: metav1.ObjectMeta{Name: "rsa-" + i.namespace}}
+	class.Spec.JWTAlgorithm = keyring.RS256
+	i.must(i.client.Create(t.Context(), class))
+	t.Cleanup(func() { _ = i.client.Delete(context.WithoutCancel(t.Context()), class) })
+	ring := pass(time.Minute, "SigningKeyPublished")
+	if got := ring.Signer(keyring.RS256); got.Algorithm != keyring.ES256 || ring[keyring.RS256].Next == nil || ring[keyring.EdDSA] != nil {
+		t.Fatalf("signed with %s, RS256 keys %+v: the key is to be published first, and none made that nobody asks for", got.Algorithm, ring[keyring.RS256])
+	}
+	pass(policy.PublishBefore - time.Second)
+	ring = pass(time.Second, "SigningKeyActivated")
+	rsaKey := ring.Signer(keyring.RS256)
+	if rsaKey.Algorithm != keyring.RS256 {
+		t.Fatalf("signed with %s once the key was published long enough", rsaKey.Algorithm)
+	}
+	i.requestRotation(keyring.SigningKeysSecret, i.clock)
+	pass(0, "SigningKeyPublished", "SigningKeyPublished")
+	ring = pass(policy.PublishBefore, "SigningKeyActivated", "SigningKeyActivated")
+	if now := ring.Signer(keyring.RS256); now.ID == rsaKey.ID || now.Algorithm != keyring.RS256 || ring.ByID(rsaKey.ID) == nil {
+		t.Errorf("after a rotation RS256 is signed with %s, and the key before it %v", now.ID, ring.ByID(rsaKey.ID))
+	}
+	pass(policy.KeepAfter, "SigningKeyDropped", "SigningKeyDropped")
+
+	// A class that HS256 is enough for asks for no key, and nothing is undone at once.
+	class.Spec.JWTAlgorithm = "HS256"
+	i.must(i.client.Update(t.Context(), class))
+	if ring = pass(time.Minute); ring.Signer(keyring.RS256).Algorithm != keyring.RS256 {
+		t.Error("the key went with the class's wish: one deleted by mistake would do so too")
+	}
+	i.clock = i.clock.Add(policy.RotateEvery)
+	i.reconcile(r, keyring.SigningKeysSecret)
+	if got := i.events(); !slices.Contains(got, "SigningKeyRetired") {
+		t.Errorf("events %v, want that the key was retired and not replaced", got)
+	}
+	i.clock = i.clock.Add(policy.KeepAfter)
+	i.reconcile(r, keyring.SigningKeysSecret)
+	if ring, err := keyring.DecodeSigningKeys(i.secret(keyring.SigningKeysSecret).Data); err != nil || ring[keyring.RS256] != nil {
+		t.Errorf("RS256 keys %+v, error %v, want none left", ring[keyring.RS256], err)
 	}
 }
 

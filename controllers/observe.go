@@ -93,9 +93,22 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	if r.cfg.Usage != nil {
 		s.observed.Usage = r.cfg.Usage.Of(c.GetUID())
 	}
+	if err := r.observeRestarts(ctx, s); err != nil {
+		return nil, err
+	}
 	skew, known := r.cfg.ClockSkew()
 	s.observed.ClockSkewed = known && skew.Abs() > maxClockSkew
 	return s, nil
+}
+
+// observeRestarts finds the workloads to be restarted, while a restart is owed.
+func (r *credentials) observeRestarts(ctx context.Context, s *scope) (err error) {
+	o := &s.observed
+	o.Restarts.Enabled = r.cfg.Restarts != nil
+	if o.Restarts.Enabled && lifecycle.AwaitsAdoption(o.Spec, o.Status) {
+		o.Restarts, err = r.cfg.Restarts.Observe(ctx, o.Namespace, lifecycle.SecretName(o.Name, o.Spec), o.Spec.Restart)
+	}
+	return err
 }
 
 // forget drops what is remembered of the credential of that name, unless it is
@@ -105,6 +118,9 @@ func (r *credentials) forget(key types.NamespacedName, but types.UID) {
 		r.cfg.Propagation.Forget(uid)
 		if r.cfg.Usage != nil {
 			r.cfg.Usage.Forget(uid)
+		}
+		if r.cfg.Restarts != nil {
+			r.cfg.Restarts.Forget(uid)
 		}
 	}
 }
@@ -217,14 +233,14 @@ func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
 	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
-	sealed := map[string]string(nil)
+	sets := []map[string]string{s.observed.Labels}
 	if s.observed.Record != nil {
-		sealed = s.observed.Record.Labels
+		sets = append(sets, s.observed.Record.Labels)
 	}
 	for i := range list.Items {
 		rv := &list.Items[i]
-		selector, err := lifecycle.NewSelector(&rv.Spec)
-		if err != nil || !selector.Selects(s.observed.Kind, s.observed.Namespace, s.observed.Labels, sealed) {
+		selector, err := credential.NewSelector(&rv.Spec)
+		if err != nil || !selector.Selects(s.observed.Kind, s.observed.Namespace, sets...) {
 			continue
 		}
 		s.observed.Revocations = append(s.observed.Revocations, lifecycle.Revocation{

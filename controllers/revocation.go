@@ -3,12 +3,13 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
-	"github.com/mintmark-dev/mintmark/internal/lifecycle"
 )
 
 // settlePoll is how often a Revocation that is not settled yet counts again.
@@ -29,12 +29,13 @@ func SetupRevocations(mgr ctrl.Manager, keys KeySource) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("revocation").
 		For(&v1alpha1.Revocation{}).
-		Complete(&revocations{client: mgr.GetClient(), keys: keys})
+		Complete(&revocations{client: mgr.GetClient(), keys: keys, recorder: mgr.GetEventRecorder("mintmark-controller")})
 }
 
 type revocations struct {
-	client client.Client
-	keys   KeySource
+	client   client.Client
+	keys     KeySource
+	recorder events.EventRecorder
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -48,7 +49,7 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 			return quietly(err)
 		}
 	}
-	selector, err := lifecycle.NewSelector(&rv.Spec)
+	selector, err := credential.NewSelector(&rv.Spec)
 	if err != nil {
 		return r.selectsNothing(ctx, &rv, err)
 	}
@@ -59,17 +60,24 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 	before := rv.Status.DeepCopy()
 	rv.Status.Matched, rv.Status.Settled = matched, settled
 	condition := metav1.Condition{
-		Type: v1alpha1.ConditionSettled, Status: metav1.ConditionTrue, Reason: "Settled", ObservedGeneration: rv.Generation,
+		Type: v1alpha1.ConditionSettled, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSettled, ObservedGeneration: rv.Generation,
 		Message: fmt.Sprintf("%d credentials are revoked, and their status says so", matched),
 	}
-	if settled < matched {
-		condition.Status, condition.Reason = metav1.ConditionFalse, "Settling"
+	switch {
+	case matched == 0:
+		condition.Reason, condition.Message = v1alpha1.ReasonNothingSelected, nothingSelected
+	case settled < matched:
+		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonSettling
 		condition.Message = "every server refuses what is selected; the status of some credentials is still to be written"
 	}
+	was := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionSettled)
 	meta.SetStatusCondition(&rv.Status.Conditions, condition)
 	if !equality.Semantic.DeepEqual(before, &rv.Status) {
 		if err := r.client.Status().Update(ctx, &rv); err != nil {
 			return quietly(err)
+		}
+		if matched == 0 && was == nil {
+			r.recorder.Eventf(&rv, nil, corev1.EventTypeWarning, v1alpha1.ReasonNothingSelected, "Settle", nothingSelected)
 		}
 	}
 	if settled < matched {
@@ -77,6 +85,11 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 	}
 	return r.release(ctx, &rv)
 }
+
+// nothingSelected is told of a Revocation that selects no credential. It is no
+// mistake that could be refused: whoever pulls the brake is not held up by a look
+// around the cluster.
+const nothingSelected = "NOTHING is revoked: no credential made before it is selected; check kinds, namespaces and labels, and create another Revocation"
 
 // release lets a Revocation go that is being deleted.
 func (r *revocations) release(ctx context.Context, rv *v1alpha1.Revocation) (reconcile.Result, error) {
@@ -115,7 +128,7 @@ func quietly(err error) (reconcile.Result, error) {
 // progress counts the credentials a Revocation selects, and those whose sealed
 // record accounts for it. Those made after it are none of its business.
 func (r *revocations) progress(
-	ctx context.Context, rv *v1alpha1.Revocation, selector lifecycle.Selector,
+	ctx context.Context, rv *v1alpha1.Revocation, selector credential.Selector,
 ) (matched, settled int64, err error) {
 	peppers, err := r.keys.Peppers()
 	if err != nil {
@@ -130,12 +143,11 @@ func (r *revocations) progress(
 			if c.GetDeletionTimestamp() != nil || c.GetCreationTimestamp().Time.After(rv.CreationTimestamp.Time) {
 				continue
 			}
-			var sealed map[string]string
-			accounted := false
+			sets, accounted := []map[string]string{c.GetLabels()}, false
 			if rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal); err == nil {
-				sealed, accounted = rec.Labels, slices.Contains(rec.Settled, string(rv.UID))
+				sets, accounted = append(sets, rec.Labels), rec.Accounts(string(rv.UID), rv.CreationTimestamp.Time)
 			}
-			if !selector.Selects(kind.kind, c.GetNamespace(), c.GetLabels(), sealed) {
+			if !selector.Selects(kind.kind, c.GetNamespace(), sets...) {
 				continue
 			}
 			matched++

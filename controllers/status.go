@@ -171,8 +171,12 @@ func (r *credentials) tell(s *scope, d *lifecycle.Decision) {
 			"status.record was not what the controller had written, and was put right: %s", s.tampered)
 	}
 	for _, e := range d.Events {
-		if e.Reason == v1alpha1.ReasonRequestRefused {
+		switch e.Reason {
+		case v1alpha1.ReasonRequestRefused:
 			continue // nothing was completed
+		case v1alpha1.ReasonExpiring, v1alpha1.ReasonTooManyVersions, v1alpha1.ReasonOverlapEnded:
+			warnings.WithLabelValues(string(r.kind.kind), e.Reason).Inc()
+			continue
 		}
 		transitions.WithLabelValues(string(r.kind.kind), e.Reason).Inc()
 	}

@@ -3,7 +3,9 @@ package controllers
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,28 +25,85 @@ const (
 	usagePoll = 15 * time.Second
 	// usageStale is how old the latest complete round of answers may be.
 	usageStale = time.Minute
+	// usageGap is the least time between two rounds.
+	usageGap = 200 * time.Millisecond
 )
 
 // UsageCollector asks the servers what they saw used, so that a superseded
-// version can be retired on proof. The evidence is what this process heard from
-// the servers themselves, never what status says; it begins anew with the
-// process, and whenever a server goes whose last word nobody heard. It is a
-// manager.Runnable of the leader, and safe for concurrent use.
+// version can be retired on proof, and one that is used a lot rotated sooner. The
+// evidence is what this process heard from the servers themselves, never what
+// status says; it begins anew with the process, and whenever a server goes whose
+// last word nobody heard. It is a manager.Runnable of the leader, and safe for
+// concurrent use.
 type UsageCollector struct {
 	fleet   *Fleet
 	changes map[v1alpha1.Kind]chan event.GenericEvent
+	asked   chan struct{}
 
-	mu       sync.Mutex
-	versions map[types.UID]map[int64]time.Time
-	cursors  map[string]uint64 // by process
-	since    time.Time         // no gap since then
-	through  time.Time         // the latest complete round of answers
+	mu        sync.Mutex
+	used      map[types.UID]map[int64]*versionUse
+	processes map[string]*serverProcess
+	since     time.Time // no gap since then
+	through   time.Time // the latest complete round of answers
+	// fresh are the credentials to be told of once a round is complete.
+	fresh map[types.UID]bool
+}
+
+// serverProcess is one process of a server, for as long as it is there.
+type serverProcess struct {
+	cursor uint64
+	since  time.Time // it counts since then, by its own clock
+}
+
+// versionUse is what is known of the use of one version.
+type versionUse struct {
+	last   time.Time
+	counts []processCount
+	// tellAt is the number of uses to be told of; 0 is none.
+	tellAt int64
+}
+
+// processCount is what one process has counted. The process may have gone.
+type processCount struct {
+	process *serverProcess
+	uses    int64
+	// before is what it had counted when it began anew.
+	before int64
+}
+
+// maxCounts bounds the counts of processes that are kept apart.
+const maxCounts = 8
+
+func (v *versionUse) total() (n int64) {
+	for _, c := range v.counts {
+		n += c.before + c.uses
+	}
+	return n
+}
+
+func (v *versionUse) count(process *serverProcess, uses int64) {
+	for i := range v.counts {
+		if c := &v.counts[i]; c.process == process {
+			if uses < c.uses {
+				c.before += c.uses
+			}
+			c.uses = uses
+			return
+		}
+	}
+	v.counts = append(v.counts, processCount{process: process, uses: uses})
+	if len(v.counts) > maxCounts {
+		slices.SortStableFunc(v.counts, func(a, b processCount) int { return a.process.since.Compare(b.process.since) })
+		v.counts[1].before += v.counts[0].before + v.counts[0].uses
+		v.counts = slices.Delete(v.counts, 0, 1)
+	}
 }
 
 // NewUsageCollector makes a UsageCollector; Start runs it.
 func NewUsageCollector(fleet *Fleet) *UsageCollector {
 	return &UsageCollector{
-		fleet: fleet, versions: map[types.UID]map[int64]time.Time{}, cursors: map[string]uint64{},
+		fleet: fleet, used: map[types.UID]map[int64]*versionUse{}, processes: map[string]*serverProcess{}, fresh: map[types.UID]bool{},
+		asked: make(chan struct{}, 1),
 		changes: map[v1alpha1.Kind]chan event.GenericEvent{
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024), v1alpha1.KindAPIKey: make(chan event.GenericEvent, 1024),
 		},
@@ -52,7 +111,7 @@ func NewUsageCollector(fleet *Fleet) *UsageCollector {
 }
 
 // Changes gives an object with the UID of each credential that was used on a
-// day it had not been used before.
+// day it had not been used before, or as often as was asked for.
 func (u *UsageCollector) Changes(kind v1alpha1.Kind) <-chan event.GenericEvent {
 	return u.changes[kind]
 }
@@ -65,11 +124,38 @@ func (u *UsageCollector) Of(uid types.UID) *lifecycle.Usage {
 	if u.through.IsZero() || u.fleet.cfg.Now().Sub(u.through) > usageStale {
 		return nil
 	}
-	usage := &lifecycle.Usage{LastUsed: make(map[int64]time.Time, len(u.versions[uid])), Since: u.since, Through: u.through}
-	for version, at := range u.versions[uid] {
-		usage.LastUsed[version] = at
+	usage := &lifecycle.Usage{Since: u.since, Through: u.through}
+	if versions := u.used[uid]; len(versions) > 0 {
+		usage.LastUsed, usage.Uses = make(map[int64]time.Time, len(versions)), make(map[int64][]lifecycle.Count, len(versions))
+		for version, use := range versions {
+			if use.last.IsZero() {
+				continue
+			}
+			usage.LastUsed[version] = use.last
+			for _, c := range use.counts {
+				usage.Uses[version] = append(usage.Uses[version], lifecycle.Count{Since: c.process.since, Uses: c.before + c.uses})
+			}
+		}
 	}
 	return usage
+}
+
+// TellAt has the credential told of once its version has been used so often.
+func (u *UsageCollector) TellAt(uid types.UID, version, uses int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.use(uid, version)
+	if use.tellAt = uses; use.total() >= uses {
+		u.fresh[uid] = true // used meanwhile: told of with the next round
+	}
+}
+
+// Ask has the servers asked now.
+func (u *UsageCollector) Ask() {
+	select {
+	case u.asked <- struct{}{}:
+	default:
+	}
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -84,8 +170,14 @@ func (u *UsageCollector) Start(ctx context.Context) error {
 			log.FromContext(ctx).WithName("usage").Error(err, "Asking the servers what was used; nothing is retired on proof meanwhile")
 		}
 		failing = err != nil
-		if !pause(ctx, usagePoll) {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-u.asked:
+			if !pause(ctx, usageGap) { // so that many who ask are one round
+				return nil
+			}
+		case <-time.After(usagePoll):
 		}
 	}
 }
@@ -109,63 +201,64 @@ func (u *UsageCollector) round(ctx context.Context) error {
 	}
 	u.mu.Lock()
 	u.through = begin
+	fresh := slices.Collect(maps.Keys(u.fresh))
+	clear(u.fresh)
 	u.mu.Unlock()
+	for _, uid := range fresh {
+		u.tell(ctx, uid)
+	}
 	return nil
 }
 
 // meet notes who is there. With one that has gone, what it saw since it was last
-// asked is lost, and the evidence begins anew.
+// asked is lost, and the evidence begins anew; what it had counted by then stays.
 func (u *UsageCollector) meet(servers []server, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	cursors := make(map[string]uint64, len(servers))
+	there := make(map[string]*serverProcess, len(servers))
 	for _, s := range servers {
-		cursors[s.process] = u.cursors[s.process]
+		if there[s.process] = u.processes[s.process]; there[s.process] == nil {
+			there[s.process] = new(serverProcess)
+		}
 	}
 	gone := false
-	for process := range u.cursors {
-		if _, there := cursors[process]; !there {
-			gone = true
-		}
+	for process := range u.processes {
+		gone = gone || there[process] == nil
 	}
 	if gone || u.since.IsZero() {
 		u.since = now
 	}
-	u.cursors = cursors
+	u.processes = there
 }
 
 func (u *UsageCollector) ask(ctx context.Context, session *session, server server) error {
 	for {
 		u.mu.Lock()
-		cursor := u.cursors[server.process]
+		process := u.processes[server.process]
+		cursor := process.cursor
 		u.mu.Unlock()
 		var answer internalapi.UsageResponse
 		path := internalapi.UsagePath + "?" + internalapi.CursorParameter + "=" + strconv.FormatUint(cursor, 10)
 		if err := session.call(ctx, server, http.MethodGet, path, nil, &answer); err != nil {
 			return err
 		}
-		for _, fresh := range u.take(server, &answer) {
-			u.tell(ctx, fresh)
-		}
+		u.take(process, &answer)
 		if answer.Cursor == cursor || len(answer.Items) < internalapi.MaxUsageItems {
 			return nil
 		}
 	}
 }
 
-// take adds an answer to what is known, and gives the credentials that were
-// used on a new day.
-func (u *UsageCollector) take(server server, answer *internalapi.UsageResponse) []types.UID {
+// take adds an answer to what is known.
+func (u *UsageCollector) take(process *serverProcess, answer *internalapi.UsageResponse) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.cursors[server.process] = answer.Cursor
-	var fresh []types.UID
+	process.cursor, process.since = answer.Cursor, answer.Since
 	for _, item := range answer.Items {
-		uid := types.UID(item.UID)
-		known := u.versions[uid]
-		if known == nil {
-			known = map[int64]time.Time{}
-			u.versions[uid] = known
+		use := u.use(types.UID(item.UID), item.Version)
+		use.count(process, item.Uses)
+		if use.tellAt > 0 && use.total() >= use.tellAt {
+			use.tellAt, u.fresh[types.UID(item.UID)] = 0, true
 		}
 		// What the server tells now it did not when it was asked before, or it was
 		// not there yet: that much is sure whatever the server's clock says.
@@ -173,17 +266,28 @@ func (u *UsageCollector) take(server server, answer *internalapi.UsageResponse) 
 		if used.Before(u.through) {
 			used = u.through
 		}
-		last, again := known[item.Version]
-		if !used.After(last) {
+		if !used.After(use.last) {
 			continue
 		}
-		known[item.Version] = used
 		// The first use of a version can be what its predecessor waits for.
-		if !again || last.UTC().Format(time.DateOnly) != used.UTC().Format(time.DateOnly) {
-			fresh = append(fresh, uid)
+		if use.last.IsZero() || use.last.UTC().Format(time.DateOnly) != used.UTC().Format(time.DateOnly) {
+			u.fresh[types.UID(item.UID)] = true
 		}
+		use.last = used
 	}
-	return fresh
+}
+
+// use gives what is known of a version. The caller holds the lock.
+func (u *UsageCollector) use(uid types.UID, version int64) *versionUse {
+	versions := u.used[uid]
+	if versions == nil {
+		versions = map[int64]*versionUse{}
+		u.used[uid] = versions
+	}
+	if versions[version] == nil {
+		versions[version] = new(versionUse)
+	}
+	return versions[version]
 }
 
 func (u *UsageCollector) tell(ctx context.Context, uid types.UID) {
@@ -200,5 +304,6 @@ func (u *UsageCollector) tell(ctx context.Context, uid types.UID) {
 func (u *UsageCollector) Forget(uid types.UID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.versions, uid)
+	delete(u.used, uid)
+	delete(u.fresh, uid)
 }

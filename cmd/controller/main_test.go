@@ -41,13 +41,14 @@ func TestParse(t *testing.T) {
 		err  string
 	}{
 		"no flags are fine":                {},
-		"everything set":                   {args: []string{"--namespace=ns", "--watch-namespaces=a,b", "--leader-elect=false", "--metrics-bind-address=0", "--health-probe-bind-address=127.0.0.1:0", "--webhook-bind-address=127.0.0.1:9443", "--certificate-names=127.0.0.1,localhost,::1,*.example.com", "--log-level=debug"}},
+		"everything set":                   {args: []string{"--namespace=ns", "--watch-namespaces=a,b", "--leader-elect=false", "--metrics-bind-address=0", "--health-probe-bind-address=127.0.0.1:0", "--webhook-bind-address=127.0.0.1:9443", "--certificate-names=127.0.0.1,localhost,::1,*.example.com", "--log-level=debug", "--enable-restarts", "--parallel-restarts=2"}},
 		"a flag that is none":              {args: []string{"--metrics-addr=:8080"}, err: "unknown flag: --metrics-addr"},
 		"an argument":                      {args: []string{"run"}, err: `argument "run" is not understood`},
 		"a level that is none":             {args: []string{"--log-level=loud"}, err: "--log-level=loud: write debug"},
 		"a namespace that is none":         {args: []string{"--namespace=My_NS"}, err: `"My_NS" (of --namespace`},
 		"a watched namespace that is none": {args: []string{"--watch-namespaces=a, b"}, err: `" b" (of --namespace or --watch-namespaces)`},
 		"a certificate name with a port":   {args: []string{"--certificate-names=localhost:9443"}, err: `"localhost:9443" is neither a DNS name nor an IP address`},
+		"no restart at once":               {args: []string{"--parallel-restarts=0"}, err: "--parallel-restarts=0: write 1 or more"},
 		"webhooks on no port":              {args: []string{"--webhook-bind-address=:0"}, err: "with a port from 1 to 65535"},
 		"webhooks on a port without host":  {args: []string{"--webhook-bind-address=9443"}, err: "write HOST:PORT or :PORT"},
 		"metrics on a port too high":       {args: []string{"--metrics-bind-address=:80800"}, err: "--metrics-bind-address=:80800: write HOST:PORT"},

@@ -26,6 +26,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/controllers"
+	"github.com/mintmark-dev/mintmark/internal/federation"
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 	"github.com/mintmark-dev/mintmark/webhook"
 )
@@ -113,7 +114,7 @@ func managerOptions(o options, certificate *controllers.CertificateHolder) (ctrl
 // Mintmark wrote, and of the webhook configurations its own.
 func cacheOptions(o options) cache.Options {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManaged: "true"})}
-	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields()}
+	options := cache.Options{DefaultTransform: controllers.Transform}
 	if len(o.watchNamespaces) > 0 {
 		options.DefaultNamespaces = make(map[string]cache.Config)
 		ours.Namespaces = map[string]cache.Config{o.namespace: {}}
@@ -160,8 +161,12 @@ func setup(
 	if err := errors.Join(mgr.Add(propagation), mgr.Add(usage)); err != nil {
 		return nil, fmt.Errorf("setting up what asks the servers: %w", err)
 	}
+	restarts, err := setupRestarts(mgr, o)
+	if err != nil {
+		return nil, fmt.Errorf("setting up restarts: %w", err)
+	}
 	if err := controllers.SetupCredentials(mgr, controllers.CredentialConfig{
-		Keys: peppers, Propagation: propagation, Usage: usage, ClockSkew: clock.Skew,
+		Keys: peppers, Propagation: propagation, Usage: usage, Restarts: restarts, ClockSkew: clock.Skew,
 		WatchNamespaces: o.watchNamespaces,
 	}); err != nil {
 		return nil, err
@@ -169,7 +174,9 @@ func setup(
 	if err := controllers.SetupRevocations(mgr, peppers); err != nil {
 		return nil, fmt.Errorf("setting up the reconciler of Revocation: %w", err)
 	}
-	if err := webhook.Setup(mgr, webhook.Config{ControllerUser: "system:serviceaccount:" + o.namespace + ":mintmark-controller"}); err != nil {
+	if err := webhook.Setup(mgr, webhook.Config{
+		ControllerUser: "system:serviceaccount:" + o.namespace + ":mintmark-controller", ValidateIssuer: federation.Validate,
+	}); err != nil {
 		return nil, fmt.Errorf("setting up the webhooks: %w", err)
 	}
 	return certificates, errors.Join(
@@ -177,6 +184,18 @@ func setup(
 		mgr.AddReadyzCheck("caches", cachesSynced(mgr.GetCache())),
 		mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()),
 	)
+}
+
+// setupRestarts adds what restarts workloads, where that is enabled.
+func setupRestarts(mgr ctrl.Manager, o options) (*controllers.Restarts, error) {
+	if !o.enableRestarts {
+		return nil, nil
+	}
+	restarts, err := controllers.NewRestarts(mgr, controllers.RestartConfig{WatchNamespaces: o.watchNamespaces, Parallel: o.parallelRestarts})
+	if err != nil {
+		return nil, err
+	}
+	return restarts, mgr.Add(restarts)
 }
 
 // cachesSynced is healthy when every cache in use holds what the API server has.

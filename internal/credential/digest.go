@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"strconv"
 	"strings"
 	"sync"
 	"unsafe"
@@ -42,6 +43,7 @@ func ParseDigest(s string) (Digest, error) {
 type Pepper struct {
 	id      string
 	sealKey []byte
+	jwtKey  []byte
 	macs    sync.Pool // of hash.Hash keyed with the pepper
 }
 
@@ -55,7 +57,11 @@ func NewPepper(id string, key []byte) (*Pepper, error) {
 		return nil, fmt.Errorf("pepper %s has %d bytes, not %d", id, len(key), PepperLen)
 	}
 	digestKey := bytes.Clone(key)
-	p := &Pepper{id: id, sealKey: must(hkdf.Key(sha256.New, key, nil, "mintmark record seal v1", PepperLen))}
+	p := &Pepper{
+		id:      id,
+		sealKey: must(hkdf.Key(sha256.New, key, nil, "mintmark record seal v1", PepperLen)),
+		jwtKey:  must(hkdf.Key(sha256.New, key, nil, "mintmark jwt hs256 v1", PepperLen)),
+	}
 	p.macs.New = func() any { return &keyedHash{Hash: hmac.New(sha256.New, digestKey)} }
 	return p, nil
 }
@@ -80,6 +86,15 @@ func (p *Pepper) Digest(in Inner) Digest {
 	d := Digest(mac.out)
 	p.macs.Put(mac)
 	return d
+}
+
+// JWTSecret is the secret that one version of a credential has for HS256 (RFC 7518,
+// section 3.2): HKDF-SHA-256 (RFC 5869) of the pepper under a label of its own, the
+// credential's UID and the number of the version. It is stored nowhere, and tells
+// nothing of the pepper, nor of any other's secret.
+func (p *Pepper) JWTSecret(uid string, version int64) []byte {
+	// The number comes last and has no slash, so no two pairs are written alike.
+	return must(hkdf.Expand(sha256.New, p.jwtKey, uid+"/"+strconv.FormatInt(version, 10), sha256.Size))
 }
 
 // unsafeBytes views a string as bytes without copying it. The callers only hash

@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,6 +55,9 @@ type Record struct {
 	Settled []string `cbor:"19,keyasint,omitempty"`
 	// External: the digests were declared by SHA-256.
 	External bool `cbor:"20,keyasint,omitempty"`
+	// SettledBefore, in Unix seconds: Revocations created before it count as
+	// settled, though Settled no longer names them. 0 is none.
+	SettledBefore int64 `cbor:"21,keyasint,omitempty"`
 }
 
 // SealedVersion is one accepted version.
@@ -70,6 +75,20 @@ type SealedVersion struct {
 	Superseded int64 `cbor:"7,keyasint,omitempty"`
 	Expires    int64 `cbor:"8,keyasint,omitempty"`
 	Activated  int64 `cbor:"9,keyasint,omitempty"`
+}
+
+// Accounts tells whether the record accounts for a Revocation, so that it takes
+// nothing from the credential any more. A nil record accounts for none, and one
+// whose age nobody knows is accounted for by name alone.
+func (r *Record) Accounts(uid string, created time.Time) bool {
+	if r == nil {
+		return false
+	}
+	return r.settledByAge(created) || slices.Contains(r.Settled, uid)
+}
+
+func (r *Record) settledByAge(created time.Time) bool {
+	return created.Unix() > 0 && created.Unix() < r.SettledBefore
 }
 
 // RevokedDigest tells one spec.revoked of a whole credential from another. It is

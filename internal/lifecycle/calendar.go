@@ -22,6 +22,51 @@ type window struct {
 	length time.Duration
 }
 
+// wallClock reads an expression by the clock on the wall of a zone. An hour that
+// does not exist, when clocks go forward, counts as the moment after it, so that
+// what happens once a week is not left out; one that comes twice, when they go
+// back, counts once. (The parser's own zones leave out the one and repeat the
+// other.)
+type wallClock struct {
+	expression cron.Schedule // over wall times, written as if they were UTC
+	zone       *time.Location
+}
+
+// Next implements cron.Schedule.
+func (w wallClock) Next(from time.Time) time.Time {
+	wall := wallTime(from.In(w.zone))
+	for {
+		if wall = w.expression.Next(wall); wall.IsZero() {
+			return wall
+		}
+		if at := w.instant(wall); at.After(from) {
+			return at.In(from.Location())
+		}
+	}
+}
+
+// instant is when the clock on the wall first shows a time, or would if it were
+// not put forward over it.
+func (w wallClock) instant(wall time.Time) time.Time {
+	var at [2]time.Time // by the offset before a change of clocks, and after it
+	for i, nearby := range []time.Time{wall.Add(-24 * time.Hour), wall.Add(24 * time.Hour)} {
+		_, offset := nearby.In(w.zone).Zone()
+		at[i] = wall.Add(-time.Duration(offset) * time.Second).In(w.zone)
+	}
+	for _, t := range at { // where both hold, clocks go back, and the first is the earlier
+		if wallTime(t).Equal(wall) {
+			return t
+		}
+	}
+	after, _ := at[0].ZoneBounds()
+	return after
+}
+
+// wallTime is what the clock on the wall shows, as if it were UTC.
+func wallTime(t time.Time) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+}
+
 // cronParser reads the five classic fields, and none of the names with an @: an
 // "@every 1s" would rotate each second.
 var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
@@ -73,8 +118,18 @@ func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 	} else if r.TimeZone != "" {
 		errs = append(errs, field.Invalid(at.Child("timeZone"), r.TimeZone, "belongs to schedule, which is not set; a window has a timeZone of its own"))
 	}
-	for i, w := range r.Windows {
-		at := at.Child("windows").Index(i)
+	windows, invalid := parseWindows(at.Child("windows"), r.Windows)
+	c.windows = windows
+	return c, append(errs, invalid...)
+}
+
+func parseWindows(path *field.Path, declared []v1alpha1.Window) ([]window, field.ErrorList) {
+	var (
+		windows []window
+		errs    field.ErrorList
+	)
+	for i, w := range declared {
+		at := path.Index(i)
 		opens, invalid := parseCron(at, w.Schedule, w.TimeZone)
 		if invalid != nil {
 			errs = append(errs, invalid)
@@ -85,9 +140,9 @@ func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 			errs = append(errs, field.Invalid(at.Child("duration"), w.Duration, "give how long the window stays open, at least 1m"))
 			continue
 		}
-		c.windows = append(c.windows, window{opens: opens, length: length})
+		windows = append(windows, window{opens: opens, length: length})
 	}
-	return c, errs
+	return windows, errs
 }
 
 // parseCron parses an expression and makes sure that it will ever hold: "0 0 30
@@ -110,8 +165,9 @@ func parseCron(at *field.Path, expression, zone string) (cron.Schedule, *field.E
 		return nil, invalid("not a cron expression of five fields, such as \"0 3 * * SUN\": " + err.Error())
 	}
 	if spec, ok := schedule.(*cron.SpecSchedule); ok {
-		spec.Location = location
+		spec.Location = time.UTC // see wallClock
 	}
+	schedule = wallClock{schedule, location}
 	// robfig/cron looks five years ahead; any expression that ever holds does so
 	// within eight, for leap days can be that far apart. 2096 is such a gap.
 	if schedule.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {

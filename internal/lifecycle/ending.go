@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
@@ -30,7 +31,15 @@ func (p *plan) revoke() {
 		}
 	}
 	for _, r := range p.Revocations {
-		if slices.Contains(p.status.SettledRevocations, r.UID) {
+		if p.settles(&r) {
+			continue
+		}
+		if len(p.status.SettledRevocations) >= maxNamed {
+			// Servers go on refusing everything, for the record does not account for it.
+			p.flooded = true
+			if p.live() > 0 {
+				p.revokeAll(r.Reason, r.Actor)
+			}
 			continue
 		}
 		p.status.SettledRevocations = append(p.status.SettledRevocations, r.UID)
@@ -131,6 +140,7 @@ func (p *plan) retire() {
 	for i := range p.status.Versions {
 		v := &p.status.Versions[i]
 		if v.State == v1alpha1.VersionSuperseded && p.outlived(v) && p.Secret.Previous != v.Version && p.Secret.Current != v.Version {
+			p.overlapEnded(v)
 			p.end(v, v1alpha1.VersionRetired, "retired")
 		}
 	}
@@ -146,10 +156,27 @@ func (p *plan) outlived(v *v1alpha1.CredentialVersion) bool {
 	}
 	switch p.settings.Retire {
 	case v1alpha1.RetireAfterOverlap:
-		return p.due(v.Superseded.Add(p.settings.Overlap))
+		return p.due(v.Superseded.Add(p.settings.Overlap)) && (!p.unadopted() || p.due(v.Superseded.Add(p.settings.MaxOverlap)))
 	default:
-		return p.due(v.Superseded.Add(p.settings.MaxOverlap)) || (p.due(v.Superseded.Add(p.settings.Overlap)) && p.unused(v))
+		return p.due(v.Superseded.Add(p.settings.MaxOverlap)) ||
+			(p.due(v.Superseded.Add(p.settings.Overlap)) && !p.unadopted() && p.unused(v))
 	}
+}
+
+// overlapEnded warns of a version that ends for its longest overlap is over, and
+// not for being unused: whoever still has it is refused from now on.
+func (p *plan) overlapEnded(v *v1alpha1.CredentialVersion) {
+	if p.settings.Retire != v1alpha1.RetireWhenUnused || p.discarding() || p.unused(v) {
+		return
+	}
+	known := "and not every server could tell whether it is still used"
+	if p.Usage != nil {
+		known = "and no server saw the new one used"
+		if at, used := p.Usage.LastUsed[v.Version]; used {
+			known = "and it was last used at " + at.UTC().Format(time.RFC3339)
+		}
+	}
+	p.event(true, v1alpha1.ReasonOverlapEnded, "Retired version %d, for maxOverlap (%s) is over, %s", v.Version, duration.HumanDuration(p.settings.MaxOverlap), known)
 }
 
 // unused tells whether every server has seen the successor in use and v not at
@@ -206,26 +233,6 @@ func (p *plan) contests(v *v1alpha1.CredentialVersion) bool {
 		}
 	}
 	return false
-}
-
-// maxSettled is how many settled Revocations are remembered beyond those that
-// still exist. A server that has yet to see one deleted must not take it for
-// unsettled.
-const maxSettled = 64
-
-func (p *plan) forgetRevocations() {
-	excess := len(p.status.SettledRevocations) - maxSettled
-	if excess <= 0 {
-		return
-	}
-	p.status.SettledRevocations = slices.DeleteFunc(p.status.SettledRevocations, func(uid string) bool {
-		exists := slices.ContainsFunc(p.Revocations, func(r Revocation) bool { return r.UID == uid })
-		if exists || excess == 0 {
-			return false
-		}
-		excess--
-		return true
-	})
 }
 
 func (p *plan) end(v *v1alpha1.CredentialVersion, state v1alpha1.VersionState, why string) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -70,6 +71,7 @@ type world struct {
 	refused  string
 	next     time.Time
 	minted   int64
+	began    time.Time // the servers
 }
 
 func play(t *testing.T, script []byte) []byte {
@@ -116,7 +118,7 @@ func newWorld(t *testing.T, spec *v1alpha1.CredentialSpec) *world {
 	}
 	start := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	spec.CredentialClassName = "default"
-	return &world{t: t, now: start, pepper: pepper, pepper2: pepper2, held: map[int64]bool{}, o: Observed{
+	return &world{t: t, now: start, began: start, pepper: pepper, pepper2: pepper2, held: map[int64]bool{}, o: Observed{
 		Kind: v1alpha1.KindServiceToken, Namespace: "payments", Name: "ci", UID: "uid-1", Generation: 1, Created: start,
 		Annotations: map[string]string{}, Spec: spec, Status: &v1alpha1.CredentialStatus{}, Class: class, Rule: &class.Rules[0],
 		Ceiling: authz.NewCeiling(&class.Rules[0]), Pepper: "p1",
@@ -139,6 +141,10 @@ func (w *world) command(args []string) {
 		}
 		w.now = end
 		w.run()
+	case "skip": // skip 3d: wait, and tell nothing of it
+		told := w.out.Len()
+		w.command([]string{"wait", args[1]})
+		w.out.Truncate(told)
 	case "rotate":
 		w.o.Annotations[v1alpha1.AnnotationRotateRequestedAt] = w.now.Format(time.RFC3339)
 		w.o.Annotations[v1alpha1.AnnotationReason] = strings.Join(args[1:], " ")
@@ -193,6 +199,23 @@ func (w *world) command(args []string) {
 			w.o.Usage.LastUsed[n] = w.now
 		}
 		w.run()
+	case "count": // count VERSION USES: what the servers, of which none has restarted, counted since the beginning
+		n, _ := strconv.ParseInt(args[1], 10, 64)
+		uses, _ := strconv.ParseInt(args[2], 10, 64)
+		w.o.Usage = &Usage{
+			LastUsed: map[int64]time.Time{n: w.now}, Uses: map[int64][]Count{n: {{Since: w.began, Uses: uses}}}, Since: w.began, Through: w.now,
+		}
+		w.run()
+	case "usage": // usage: somebody asks how much it is used
+		w.o.Annotations[v1alpha1.AnnotationUsageRequestedAt] = w.now.Format(time.RFC3339)
+		w.run()
+	case "restarted": // restarted: the servers have, and count anew
+		w.began = w.now
+		w.o.Usage = &Usage{Since: w.now, Through: w.now}
+		w.run()
+	case "lag": // lag NAME...: these servers hold a Lease and do not accept
+		w.lagging, w.o.Propagation = true, Propagation{Lagging: args[1:]}
+		w.run()
 	case "write": // write refused | allowed: what the API server says to Secrets
 		w.refused = ""
 		if args[1] == "refused" {
@@ -229,7 +252,9 @@ func (w *world) command(args []string) {
 		}
 		w.run()
 	default:
-		w.t.Fatalf("unknown command %q", args)
+		if !w.workloadCommand(args) {
+			w.t.Fatalf("unknown command %q", args)
+		}
 	}
 }
 
@@ -247,6 +272,7 @@ func (w *world) secret(what string) {
 
 // run is the controller: plan and make one write, until there is none.
 func (w *world) run() {
+	w.o.Restarts.Known = AwaitsAdoption(w.o.Spec, w.o.Status)
 	w.o.Declared = nil
 	if w.o.Spec.External != nil {
 		for _, text := range w.o.Spec.External.SHA256 {
@@ -265,6 +291,9 @@ func (w *world) run() {
 		wrote := w.commit(before, &d)
 		if !wrote {
 			wrote = w.deliver(&d)
+		}
+		if !wrote {
+			wrote = w.restart(&d)
 		}
 		if d.Delete {
 			w.say("deletes the credential, as its class says")
@@ -319,7 +348,20 @@ func (w *world) commit(before *v1alpha1.CredentialStatus, d *Decision) bool {
 		what = "promote"
 	}
 	ready := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ConditionReady)
-	w.say("%-7s %s  Ready=%s %s", what, w.versions(), ready.Status, ready.Reason)
+	expiring := ""
+	if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ConditionExpiring); c != nil {
+		expiring = "  Expiring " + c.Reason
+	}
+	w.say("%-7s %s  Ready=%s %s%s", what, w.versions(), ready.Status, ready.Reason, expiring)
+	if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ConditionPropagated); c.Reason == v1alpha1.ReasonServerLagging {
+		w.say("        %s: %s", c.Reason, c.Message)
+	}
+	for _, v := range d.Status.Versions {
+		if !reflect.DeepEqual(before.Usage, d.Status.Usage) && v.Uses > 0 {
+			w.say("        uses of version %d: %d, next rotation %s", v.Version, v.Uses, d.Status.NextRotation)
+		}
+	}
+	w.sayAdopted(before)
 	for _, e := range d.Events {
 		w.say("        event %s: %s", e.Reason, e.Message)
 	}
@@ -372,13 +414,26 @@ func (w *world) crashed(after string) {
 
 func (w *world) versions() string {
 	var b strings.Builder
-	for i := len(w.o.Status.Versions) - 1; i >= 0; i-- {
-		v := w.o.Status.Versions[i]
-		fmt.Fprintf(&b, "[%d %s]", v.Version, v.State)
+	for i := len(w.o.Status.Versions) - 1; i >= 0; {
+		first, last := w.o.Status.Versions[i], w.o.Status.Versions[i]
+		for i--; i >= 0 && w.o.Status.Versions[i].State == first.State; i-- {
+			last = w.o.Status.Versions[i]
+		}
+		if last.Version-first.Version > 6 {
+			fmt.Fprintf(&b, "[%d to %d %s]", first.Version, last.Version, first.State)
+			continue
+		}
+		for n := first.Version; n <= last.Version; n++ {
+			fmt.Fprintf(&b, "[%d %s]", n, first.State)
+		}
 	}
 	return b.String()
 }
 
 func (w *world) say(format string, args ...any) {
 	fmt.Fprintf(&w.out, "%s  %s\n", w.now.Format("2006-01-02 15:04:05"), fmt.Sprintf(format, args...))
+}
+
+func readyOf(w *world) *metav1.Condition {
+	return meta.FindStatusCondition(w.o.Status.Conditions, v1alpha1.ConditionReady)
 }

@@ -41,6 +41,8 @@ type Observed struct {
 	Propagation Propagation
 	// Revocations that select this credential, oldest first.
 	Revocations []Revocation
+	// Restarts is what was found of the workloads to be restarted.
+	Restarts Restarts
 	// Usage is what every server reported, without a gap; nil where one did not.
 	Usage *Usage
 	// Declared are the digests of spec.external.sha256, in order, by pepper id.
@@ -92,10 +94,19 @@ type Usage struct {
 	// LastUsed by version; a version that is missing was not used while every
 	// server counted without a gap, since Since.
 	LastUsed map[int64]time.Time
-	Since    time.Time
+	// Uses by version: what each process counted that this one knows of, those that
+	// have ended among them.
+	Uses  map[int64][]Count
+	Since time.Time
 	// Through is when they were last asked: what has been used since, nobody
 	// knows.
 	Through time.Time
+}
+
+// Count is how often one process of a server saw a version used since it began.
+type Count struct {
+	Since time.Time
+	Uses  int64
 }
 
 // Decision is what Plan decided.
@@ -116,8 +127,22 @@ type Decision struct {
 	Next time.Time
 	// Events to report once the status is written.
 	Events []Event
+	// Mark asks to be run again once the version has been used so often.
+	Mark UsageMark
+	// AskUsage: somebody waits for what the servers say of the use of versions.
+	AskUsage bool
+	// SettledBefore goes into the record: see credential.Record.
+	SettledBefore int64
+	// Restarts are what the credential waits for: none where no restart is owed.
+	Restarts []RestartWish
 	// Delete: the class has expired credentials deleted, and this one is.
 	Delete bool
+}
+
+// UsageMark is a number of uses at which a decision changes: so many more of a
+// version. Zero is none.
+type UsageMark struct {
+	Version, Left int64
 }
 
 // Mint orders a new version.

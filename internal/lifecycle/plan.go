@@ -28,7 +28,9 @@ func Plan(o *Observed, now time.Time) Decision {
 		p.baseline,
 		p.revoke,
 		p.expire,
+		p.expectAdoption,
 		p.promote,
+		p.adopt,
 		p.rollBack,
 		p.retire,
 		p.discard,
@@ -60,6 +62,16 @@ type plan struct {
 	next    time.Time
 	events  []Event
 	remove  bool
+	// adoption is how far the workloads are, where that was looked at.
+	adoption *adoption
+
+	// crowded: a rotation waits, for as many versions are accepted as may be.
+	crowded bool
+	// flooded: more Revocations select the credential than its record can name.
+	flooded       bool
+	settledBefore int64 // see credential.Record
+	mark          UsageMark
+	askUsage      bool
 }
 
 type problem struct{ reason, message string }
@@ -70,7 +82,7 @@ type replacement struct{ revocation, actor string }
 func (p *plan) decision() Decision {
 	return Decision{
 		Status: p.status, Mint: p.mint, Secret: p.secret, Refused: p.refused, AwaitPropagation: p.await,
-		Next: p.next, Events: p.events, Delete: p.remove,
+		Next: p.next, Events: p.events, Delete: p.remove, Mark: p.mark, AskUsage: p.askUsage, Restarts: p.adoption.wishesOf(), SettledBefore: p.settledBefore,
 	}
 }
 

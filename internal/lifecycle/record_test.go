@@ -156,18 +156,3 @@ func TestEffective(t *testing.T) {
 }
 
 const day = 24 * time.Hour
-
-func TestForgetRevocationsKeepsThoseThatExist(t *testing.T) {
-	p := &plan{Observed: &Observed{}, status: &v1alpha1.CredentialStatus{}}
-	for i := range maxSettled + 10 {
-		uid := fmt.Sprint(i)
-		p.status.SettledRevocations = append(p.status.SettledRevocations, uid)
-		if i < 5 {
-			p.Revocations = append(p.Revocations, Revocation{UID: uid})
-		}
-	}
-	p.forgetRevocations()
-	if got := p.status.SettledRevocations; len(got) != maxSettled || !slices.Equal(got[:6], []string{"0", "1", "2", "3", "4", "15"}) {
-		t.Errorf("kept %d: %v ...", len(got), got[:6])
-	}
-}

@@ -26,26 +26,19 @@ func (p *plan) report() {
 			p.status.Expires = end.UTC().Format(time.RFC3339)
 		}
 	}
-	p.lastUse()
+	p.reportUsage()
 	p.removeExpired(active)
 	if p.Spec.External == nil {
 		p.condition(v1alpha1.ConditionSecretDelivered, p.deliveredCondition(active))
 	}
 	p.condition(v1alpha1.ConditionPropagated, p.propagatedCondition())
-	p.condition(v1alpha1.ConditionReady, p.readyCondition(active))
-}
-
-// lastUse shows the day of the last use. To the day, so that use costs no more
-// than one write a day.
-func (p *plan) lastUse() {
-	if p.Usage == nil {
-		return
+	p.reportAdoption(active)
+	ready := p.readyCondition(active)
+	if before := meta.FindStatusCondition(p.status.Conditions, v1alpha1.ConditionReady); p.crowded && ready.ok && (before == nil || before.Reason != ready.reason) {
+		p.event(true, v1alpha1.ReasonTooManyVersions, "%s", ready.message)
 	}
-	for _, at := range p.Usage.LastUsed {
-		if day := at.UTC().Format(time.DateOnly); day > p.status.LastUsed {
-			p.status.LastUsed = day
-		}
-	}
+	p.condition(v1alpha1.ConditionReady, ready)
+	p.warn(active)
 }
 
 // removeExpired deletes a credential that has been over for as long as its
@@ -84,7 +77,7 @@ func (p *plan) propagatedCondition() verdict {
 	switch {
 	case pending != nil && len(p.Propagation.Lagging) > 0:
 		return verdict{false, v1alpha1.ReasonServerLagging, fmt.Sprintf(
-			"version %d waits for %s, which hold a Lease but do not accept it yet", pending.Version, list(p.Propagation.Lagging))}
+			"version %d waits for servers that hold a Lease and do not accept it yet: %s", pending.Version, list(p.Propagation.Lagging))}
 	case pending != nil:
 		return verdict{false, v1alpha1.ReasonPropagating, fmt.Sprintf("version %d is on its way to the servers", pending.Version)}
 	default:
@@ -94,6 +87,8 @@ func (p *plan) propagatedCondition() verdict {
 
 func (p *plan) readyCondition(active *v1alpha1.CredentialVersion) verdict {
 	switch {
+	case active == nil && p.flooded && p.blocked != nil:
+		return verdict{false, p.blocked.reason, p.blocked.message}
 	case active == nil && p.Conflict == "" && p.status.Revocation != nil && p.status.Revocation.ThroughVersion >= p.latest():
 		return verdict{false, v1alpha1.ReasonRevoked, "revoked: " + p.status.Revocation.Reason + "; " + p.revival()}
 	case p.blocked != nil:
@@ -110,6 +105,9 @@ func (p *plan) readyCondition(active *v1alpha1.CredentialVersion) verdict {
 		return verdict{true, v1alpha1.ReasonDeclared, "its holder keeps the value; servers accept it by its digest"}
 	case p.Secret.Current != active.Version:
 		return verdict{false, v1alpha1.ReasonSecretNotWritten, "the Secret does not carry the current value; a new one is being made"}
+	case p.crowded:
+		return verdict{true, v1alpha1.ReasonTooManyVersions, fmt.Sprintf("usable, but %d versions are accepted, which is the most there may be: "+
+			"rotation waits until one of them ends; discard those before the current one, or choose a shorter overlap", maxLive)}
 	case p.ClockSkewed:
 		return verdict{true, v1alpha1.ReasonClockSkewed, "usable, but the controller's clock is wrong: nothing is rotated or retired by the time"}
 	default:

@@ -17,7 +17,7 @@ import (
 const (
 	// maxLive bounds the versions accepted at a time. What rotates faster than
 	// the overlap lets go waits.
-	maxLive = 32
+	maxLive = v1alpha1.MaxLiveVersions
 	// maxOrphans is how many versions more there may be that were lost before
 	// delivery. Beyond them the oldest ends, though a paused controller might
 	// still hold its value: the schema of status has room for 64.
@@ -41,6 +41,10 @@ func (p *plan) examine() {
 		}
 	}
 	p.refused = p.blocked != nil
+	if p.blocked == nil && p.flooded {
+		p.block(v1alpha1.ReasonTooManyRevocations, fmt.Sprintf(
+			"more than %d Revocations of the last hour select it: a new version is made once they are an hour old, or the settled ones deleted", maxNamed))
+	}
 	if p.blocked == nil && p.Pepper == "" {
 		p.block(v1alpha1.ReasonKeysUnavailable, "the installation's pepper is not there yet: see the controller's log")
 	}
@@ -136,6 +140,11 @@ func (p *plan) rotate() {
 			p.wake(pending.Created.Add(lostAfter))
 			return
 		}
+		// Whoever committed it may have delivered it before the Secret was taken away
+		// or written over: what was read from it meanwhile is accepted for the overlap.
+		if active := p.active(); active != nil && p.Secret.Current != active.Version && pending.Superseded == nil {
+			pending.Superseded = stampUp(p.now)
+		}
 		p.dropOrphan()
 		why, _, _ := strings.Cut(cmp.Or(pending.Reason, "Rotated"), " (again")
 		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
@@ -146,6 +155,8 @@ func (p *plan) rotate() {
 		p.status.Handled.Rotate = asked
 		p.event(true, v1alpha1.ReasonRequestRefused, "Not rotated, for spec.expiresAt has passed: extend it first")
 	case p.live() >= maxLive:
+		// dueReason is asked for what it tells people as well.
+		p.crowded = p.dueReason() != "" || p.replace != nil
 		if forced {
 			p.status.Handled.Rotate = asked
 			p.event(true, v1alpha1.ReasonRequestRefused,
@@ -274,6 +285,9 @@ func (p *plan) nextRotation(active *v1alpha1.CredentialVersion) (time.Time, stri
 		if end := p.renewable(active); !end.IsZero() {
 			consider(since.Add(end.Sub(since)*2/3), "Expiring")
 		}
+	}
+	if every := p.settings.HighUsage.Every; p.highlyUsed(active) {
+		consider(since.Add(every-jitter(p.UID, active.Version, every)), "HighUsage")
 	}
 	consider(p.settings.Calendar.Scheduled(since), "Schedule")
 	return at, why

@@ -12,13 +12,18 @@ type Settings struct {
 	TTL         time.Duration
 	ExpiresAt   time.Time // zero: no fixed end
 	RotateEvery time.Duration
+	HighUsage   HighUsage
 	Overlap     time.Duration
 	MaxOverlap  time.Duration
 	Retire      v1alpha1.RetirePolicy
 	Suspend     bool
 	Calendar    Calendar
-	JWT         JWTSettings
-	History     int
+	// RestartCalendar has the windows that restarts may begin in, and
+	// RestartTimeout is how long a rollout may take.
+	RestartCalendar Calendar
+	RestartTimeout  time.Duration
+	JWT             JWTSettings
+	History         int
 }
 
 // JWTSettings shapes the tokens issued for a credential.
@@ -55,6 +60,7 @@ func Effective(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpe
 	overlap, maxOverlap := defaults.Rotation.Overlap, defaults.Rotation.MaxOverlap
 	if r := spec.Rotation; r != nil {
 		s.RotateEvery = length(r.Every, defaults.Rotation.Every)
+		s.HighUsage = highUsage(r.HighUsage)
 		s.Suspend = r.Suspend
 		s.Calendar, _ = parseCalendar(r)
 		if r.Overlap != "" {
@@ -77,6 +83,10 @@ func Effective(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpe
 	}
 	if class.HistoryLimit != nil {
 		s.History = int(*class.HistoryLimit)
+	}
+	if r := spec.Restart; r != nil {
+		s.RestartTimeout = r.Timeout.Or(fallbackRestartTimeout.Or(0))
+		s.RestartCalendar.windows, _ = parseWindows(nil, r.Windows)
 	}
 	s.JWT = JWTSettings{TTL: defaults.JWT.TTL.Or(fallbackJWTTTL), Audiences: defaults.JWT.Audiences, Algorithm: class.JWTAlgorithm}
 	if spec.JWT != nil {

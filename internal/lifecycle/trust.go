@@ -61,7 +61,7 @@ func restore(status *v1alpha1.CredentialStatus, v *credential.SealedVersion) v1a
 	var restored v1alpha1.CredentialVersion
 	for _, s := range status.Versions {
 		if s.Version == v.Number {
-			restored = v1alpha1.CredentialVersion{Reason: s.Reason, Actor: s.Actor}
+			restored = v1alpha1.CredentialVersion{Reason: s.Reason, Actor: s.Actor, Uses: s.Uses, LastUsed: s.LastUsed}
 			if !v.State.Live() {
 				restored.Ended = s.Ended
 			}
@@ -112,8 +112,10 @@ func BuildRecord(o *Observed, d *Decision) (*credential.Record, error) {
 		Settled: st.SettledRevocations, External: o.Spec.External != nil,
 	}
 	if o.Record != nil {
+		r.SettledBefore = o.Record.SettledBefore
 		r.RevokedThrough, r.RevokedSpec, r.RevokedVersions = o.Record.RevokedThrough, o.Record.RevokedSpec, slices.Clone(o.Record.RevokedVersions)
 	}
+	r.SettledBefore = max(r.SettledBefore, d.SettledBefore)
 	grant(r, o, d.Refused)
 	if rv := st.Revocation; rv != nil {
 		r.RevokedThrough = max(r.RevokedThrough, rv.ThroughVersion)

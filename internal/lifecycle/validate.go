@@ -2,8 +2,10 @@ package lifecycle
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,10 +41,7 @@ func Validate(kind v1alpha1.Kind, name string, spec *v1alpha1.CredentialSpec, cl
 	if spec.External == nil && len(SecretName(name, spec)) > 253 {
 		errs = append(errs, field.Invalid(at.Child("secret", "name"), SecretName(name, spec), "has more than 253 characters"))
 	}
-	if spec.Restart != nil {
-		errs = append(errs, validateSelector(at.Child("restart", "selector"), spec.Restart.Selector)...)
-	}
-	return errs
+	return append(errs, validateRestart(at.Child("restart"), spec.Restart)...)
 }
 
 // defaultRatePeriod is what a rate limit counts by where it does not say.
@@ -63,6 +62,12 @@ func validateCeiling(at *field.Path, spec *v1alpha1.CredentialSpec, rule *v1alph
 		if !ceiling.AllowsGrant(string(permission)) {
 			errs = append(errs, field.Forbidden(at.Child("permissions").Index(i),
 				fmt.Sprintf("class %s does not allow %q in this namespace: leave it out, or choose a class that does", spec.CredentialClassName, permission)))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(spec.Attributes)) {
+		if value := spec.Attributes[key]; !ceiling.AllowsAttribute(key, string(value)) {
+			errs = append(errs, field.Forbidden(at.Child("attributes").Key(key), fmt.Sprintf(
+				"class %s does not allow the value %q in this namespace: leave it out, or choose a class that does", spec.CredentialClassName, value)))
 		}
 	}
 	if spec.Admin && !rule.Admin {
@@ -227,6 +232,9 @@ func Warnings(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpec
 	}
 	if s.RotateEvery == 0 && spec.External == nil && (spec.Rotation == nil || spec.Rotation.Schedule == "") {
 		warnings = append(warnings, "spec.rotation.every: the credential is never rotated by itself, and ends when its ttl does")
+	}
+	if spec.External != nil && spec.Restart != nil {
+		warnings = append(warnings, "spec.restart: nothing is restarted for a credential declared by its SHA-256, whose value no Secret delivers")
 	}
 	for _, p := range spec.Permissions {
 		if p == "*" || strings.HasSuffix(string(p), ":*") {

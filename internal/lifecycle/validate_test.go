@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -45,7 +44,8 @@ func TestValidateAccepts(t *testing.T) {
 		"no overlap where it is waived": `{rotation: {overlap: 0s, retire: Immediately}}`,
 		"a template":                    `{secret: {template: {data: {x: "{{ .token }}"}}}}`,
 		"a leap day":                    `{rotation: {schedule: "0 0 29 2 *"}}`,
-		"a restart by label":            `{restart: {selector: {matchLabels: {a: b}}}}`,
+		"attributes, where the class does not say which": `{attributes: {department: payments, clearance: "9"}}`,
+		"a restart by label":                             `{restart: {selector: {matchLabels: {a: b}}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if errs := Validate(v1alpha1.KindServiceToken, "ci", spec(t, text), c, &c.Rules[0]); len(errs) > 0 {
@@ -59,6 +59,8 @@ func TestValidateRefuses(t *testing.T) {
 	c := class(t, ordinaryClass)
 	short := class(t, ordinaryClass)
 	short.Rules[0].MaxTTL = "90d"
+	listed := class(t, ordinaryClass)
+	listed.Rules[0].Attributes = []v1alpha1.AttributeRule{{Key: "department", Values: []v1alpha1.MetadataValue{"payments"}}, {Key: "team"}}
 	for name, test := range map[string]struct {
 		spec  string
 		class *v1alpha1.CredentialClassSpec
@@ -70,6 +72,8 @@ func TestValidateRefuses(t *testing.T) {
 		"admin where the class has none":       {`{admin: true}`, c, "spec.admin", "does not allow"},
 		"a digest where the class takes none":  {`{external: {sha256: ["` + strings.Repeat("a", 64) + `"]}}`, c, "spec.external", "does not allow"},
 		"adoption where the class has none":    {`{secret: {conflictPolicy: Adopt}}`, c, "spec.secret.conflictPolicy", "does not allow"},
+		"an attribute the class does not list": {`{attributes: {team: x, clearance: "9"}}`, listed, "spec.attributes[clearance]", `does not allow the value "9"`},
+		"a value the class does not list":      {`{attributes: {department: sales}}`, listed, "spec.attributes[department]", "choose a class that does"},
 		"a ttl over the ceiling":               {`{ttl: 91d}`, short, "spec.ttl", "ask for less"},
 		"the class's own default over it":      {`{}`, short, "spec.ttl", "ask for less"},
 		"no end where the class wants one":     {`{ttl: Never}`, short, "spec.ttl", "ask for less"},
@@ -185,55 +189,20 @@ func TestTheCalendarKeepsToTheClockOnTheWall(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for name, test := range map[string]struct{ got, want time.Time }{
-		"in winter":                                 {calendar.Scheduled(at("2026-01-10 12:00")), at("2026-01-11 02:30")},
-		"in summer, by the same clock":              {calendar.Scheduled(at("2026-07-10 12:00")), at("2026-07-11 02:30")},
-		"the hour that does not exist is passed by": {calendar.Scheduled(at("2026-03-28 12:00")), at("2026-03-30 02:30")},
-		"the hour that comes twice counts once":     {calendar.Scheduled(at("2026-10-25 12:00")), at("2026-10-26 02:30")},
-		"before the window":                         {calendar.Opening(at("2026-01-12 01:00")), at("2026-01-12 02:00")},
-		"within it":                                 {calendar.Opening(at("2026-01-12 03:59")), at("2026-01-12 03:59")},
-		"at its end it is closed":                   {calendar.Opening(at("2026-01-12 04:00")), at("2026-01-13 02:00")},
-		"the earlier of two":                        {calendar.Opening(at("2026-01-17 12:00")), at("2026-01-17 22:00")},
-		"past midnight in the other":                {calendar.Opening(at("2026-01-18 01:59")), at("2026-01-18 01:59")},
+		"in winter":                            {calendar.Scheduled(at("2026-01-10 12:00")), at("2026-01-11 02:30")},
+		"in summer, by the same clock":         {calendar.Scheduled(at("2026-07-10 12:00")), at("2026-07-11 02:30")},
+		"the hour that does not exist is over": {calendar.Scheduled(at("2026-03-28 12:00")), at("2026-03-29 03:00")},
+		"and comes again the day after":        {calendar.Scheduled(at("2026-03-29 03:00")), at("2026-03-30 02:30")},
+		"before the window":                    {calendar.Opening(at("2026-01-12 01:00")), at("2026-01-12 02:00")},
+		"within it":                            {calendar.Opening(at("2026-01-12 03:59")), at("2026-01-12 03:59")},
+		"at its end it is closed":              {calendar.Opening(at("2026-01-12 04:00")), at("2026-01-13 02:00")},
+		"the earlier of two":                   {calendar.Opening(at("2026-01-17 12:00")), at("2026-01-17 22:00")},
+		"past midnight in the other":           {calendar.Opening(at("2026-01-18 01:59")), at("2026-01-18 01:59")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !test.got.Equal(test.want) {
 				t.Errorf("got %s, want %s", test.got.In(berlin), test.want)
 			}
 		})
-	}
-}
-
-func TestSelectorSelects(t *testing.T) {
-	labelled := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "x"}}
-	for name, test := range map[string]struct {
-		spec         v1alpha1.RevocationSpec
-		live, sealed map[string]string
-		want         bool
-	}{
-		"everything":                        {v1alpha1.RevocationSpec{All: true}, nil, nil, true},
-		"nothing said, nothing selected":    {v1alpha1.RevocationSpec{}, nil, nil, false},
-		"an empty selector selects nothing": {v1alpha1.RevocationSpec{Selector: &metav1.LabelSelector{}}, nil, nil, false},
-		"its kind":                          {v1alpha1.RevocationSpec{Kinds: []string{"ServiceToken"}}, nil, nil, true},
-		"another kind":                      {v1alpha1.RevocationSpec{Kinds: []string{"APIKey"}}, nil, nil, false},
-		"its namespace":                     {v1alpha1.RevocationSpec{Namespaces: []string{"a", "payments"}}, nil, nil, true},
-		"another namespace":                 {v1alpha1.RevocationSpec{Namespaces: []string{"a"}}, nil, nil, false},
-		"its namespace, but another kind":   {v1alpha1.RevocationSpec{Namespaces: []string{"payments"}, Kinds: []string{"APIKey"}}, nil, nil, false},
-		"its labels":                        {v1alpha1.RevocationSpec{Selector: labelled}, map[string]string{"app": "x"}, nil, true},
-		"its labels of before the relabel":  {v1alpha1.RevocationSpec{Selector: labelled}, nil, map[string]string{"app": "x"}, true},
-		"other labels":                      {v1alpha1.RevocationSpec{Selector: labelled}, map[string]string{"app": "y"}, map[string]string{}, false},
-		"its labels, but another namespace": {v1alpha1.RevocationSpec{Selector: labelled, Namespaces: []string{"a"}}, map[string]string{"app": "x"}, nil, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s, err := NewSelector(&test.spec)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := s.Selects(v1alpha1.KindServiceToken, "payments", test.live, test.sealed); got != test.want {
-				t.Errorf("selects: %t", got)
-			}
-		})
-	}
-	if s, err := NewSelector(&v1alpha1.RevocationSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a b": "c"}}}); err == nil || s.Selects(v1alpha1.KindAPIKey, "a") {
-		t.Error("a selector that is none selects")
 	}
 }

@@ -1,0 +1,84 @@
+package controllers
+
+import (
+	"bytes"
+	"slices"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+)
+
+// Transform makes an object smaller before it is cached: without what nobody
+// reads here, and with one copy of the texts that many objects have in common.
+// It is for cache.Options, and keeps everything that is written back.
+func Transform(o any) (any, error) {
+	object, ok := o.(client.Object)
+	if !ok {
+		return o, nil // a tombstone
+	}
+	object.SetManagedFields(nil)
+	object.SetLabels(shared(object.GetLabels()))
+	object.SetNamespace(share(object.GetNamespace()))
+	switch object := object.(type) {
+	case v1alpha1.Credential:
+		// Taken out here alone: the metadata in a write of the status is ignored.
+		annotations := object.GetAnnotations()
+		delete(annotations, corev1.LastAppliedConfigAnnotation)
+		object.SetAnnotations(shared(annotations))
+		shrinkSpec(object.CredentialSpec())
+		shrinkStatus(object.CredentialStatus())
+	case *corev1.Secret:
+		object.Annotations = shared(object.Annotations)
+		owners := object.OwnerReferences
+		for i := range owners {
+			owners[i].APIVersion, owners[i].Kind = share(owners[i].APIVersion), share(owners[i].Kind)
+		}
+		data := make(map[string][]byte, len(object.Data))
+		for key, value := range object.Data {
+			data[share(key)] = value
+		}
+		object.Data = data
+	}
+	return object, nil
+}
+
+func shrinkSpec(s *v1alpha1.CredentialSpec) {
+	s.CredentialClassName, s.Owner = share(s.CredentialClassName), share(s.Owner)
+	for i, p := range s.Permissions {
+		s.Permissions[i] = share(p)
+	}
+	for i, role := range s.Roles {
+		s.Roles[i] = share(role)
+	}
+}
+
+func shrinkStatus(s *v1alpha1.CredentialStatus) {
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		c.Type, c.Status, c.Reason, c.Message = share(c.Type), share(c.Status), share(c.Reason), share(c.Message)
+	}
+	for i := range s.Versions {
+		v := &s.Versions[i]
+		v.State, v.Pepper, v.Reason, v.Actor = share(v.State), share(v.Pepper), share(v.Reason), share(v.Actor)
+	}
+	s.LastUsed = share(s.LastUsed)
+	// Decoding leaves room behind what it has decoded.
+	s.Conditions, s.Versions, s.Record = slices.Clone(s.Conditions), slices.Clone(s.Versions), bytes.Clone(s.Record)
+}
+
+// share gives a text that equal ones share, for as long as any of them is held.
+func share[T ~string](s T) T { return unique.Make(s).Value() }
+
+func shared(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[share(k)] = share(v)
+	}
+	return out
+}

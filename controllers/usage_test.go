@@ -1,0 +1,126 @@
+package controllers
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/internalapi"
+)
+
+// hears takes the answer of a process that has counted so many uses of version 1.
+func (u *UsageCollector) hears(process string, uses int64, at time.Time) {
+	u.take(u.processes[process], &internalapi.UsageResponse{
+		Since: at.Add(-time.Hour), Items: []internalapi.UsageItem{{UID: "u", Version: 1, Uses: uses, LastUsed: at}},
+	})
+	u.through = at
+}
+
+func (u *UsageCollector) heard(uid types.UID) (n int64) {
+	if usage := u.Of(uid); usage != nil {
+		for _, c := range usage.Uses[1] {
+			n += c.Uses
+		}
+	}
+	return n
+}
+
+func TestUsesAreSummedOverServersAndTheirRestarts(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	u := NewUsageCollector(NewFleet(FleetConfig{Now: func() time.Time { return now }}))
+	servers := func(processes ...string) {
+		var there []server
+		for _, p := range processes {
+			there = append(there, server{name: p, process: p})
+		}
+		u.meet(there, now)
+	}
+	for _, step := range []struct {
+		what    string
+		there   []string
+		process string
+		uses    int64
+		want    int64
+	}{
+		{"one server", []string{"a1", "b1"}, "a1", 3, 3},
+		{"another", []string{"a1", "b1"}, "b1", 4, 7},
+		{"one goes on counting", []string{"a1", "b1"}, "a1", 10, 14},
+		{"tells the same again", []string{"a1", "b1"}, "a1", 10, 14},
+		{"restarts, and counts anew", []string{"a2", "b1"}, "a2", 1, 15},
+		{"drops its index, and counts anew", []string{"a2", "b1"}, "b1", 2, 17},
+		{"and goes on", []string{"a2", "b1"}, "b1", 5, 20},
+	} {
+		servers(step.there...)
+		if u.hears(step.process, step.uses, now); u.heard("u") != step.want {
+			t.Errorf("%s: %d uses, want %d", step.what, u.heard("u"), step.want)
+		}
+	}
+	for i := range 3 * maxCounts {
+		now = now.Add(time.Minute)
+		process := fmt.Sprintf("c%d", i)
+		servers("b1", process)
+		u.hears(process, 10, now)
+	}
+	if got, counts := u.heard("u"), len(u.Of("u").Uses[1]); got != 20+3*maxCounts*10 || counts > maxCounts {
+		t.Errorf("after many restarts: %d uses, want %d, in %d counts", got, 20+3*maxCounts*10, counts)
+	}
+}
+
+func TestACredentialIsToldOfOnceItWasUsedAsOftenAsAsked(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	u := NewUsageCollector(NewFleet(FleetConfig{Now: func() time.Time { return now }}))
+	u.meet([]server{{process: "a"}}, now)
+	u.TellAt("u", 1, 10)
+	for _, step := range []struct {
+		uses int64
+		told bool
+	}{{1, true} /* the first use */, {9, false}, {10, true}, {11, false}} {
+		clear(u.fresh)
+		if u.hears("a", step.uses, now); u.fresh["u"] != step.told {
+			t.Errorf("at %d uses: told %t", step.uses, u.fresh["u"])
+		}
+	}
+	clear(u.fresh)
+	if u.TellAt("u", 1, 11); !u.fresh["u"] {
+		t.Error("not told of what has been used as often already")
+	}
+}
+
+func TestAVersionThatIsUsedALotIsRotatedSooner(t *testing.T) {
+	c := newCluster(t)
+	s := c.serve("one", true)
+	fleet := c.fleet()
+	c.usage = NewUsageCollector(fleet)
+	c.start(nil, NewPropagation(fleet))
+	token := c.token("ci", func(s *v1alpha1.CredentialSpec) {
+		s.Rotation = &v1alpha1.Rotation{HighUsage: &v1alpha1.HighUsage{Threshold: 100, Every: "30d"}}
+	})
+	c.ready(token)
+	byAge := token.Status.NextRotation
+	tell := func(uses int64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.usage.Cursor++
+		s.usage.Since = time.Now().Add(-time.Hour)
+		s.usage.Items = []internalapi.UsageItem{{UID: string(token.UID), Version: 1, Uses: uses, LastUsed: time.Now()}}
+		c.usage.Ask()
+	}
+	tell(99)
+	c.eventually(token, "the first use of the day", func() bool { return token.Status.LastUsed != "" })
+	if v := token.Status.Versions[0]; v.Uses != 99 || token.Status.NextRotation != byAge {
+		t.Errorf("%d uses, next rotation %s, by age %s", v.Uses, token.Status.NextRotation, byAge)
+	}
+	tell(100)
+	c.eventually(token, "a rotation by high usage", func() bool { return token.Status.NextRotation < byAge })
+	if v := token.Status.Versions[0]; v.Uses != 100 {
+		t.Errorf("%d uses in status", v.Uses)
+	}
+	tell(150)
+	c.annotate(token, v1alpha1.AnnotationUsageRequestedAt)
+	c.eventually(token, "the uses that were asked for", func() bool {
+		return token.Status.Usage.RequestedAt != nil && token.Status.Versions[0].Uses == 150 && token.Status.Versions[0].LastUsed != nil
+	})
+}
