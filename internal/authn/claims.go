@@ -4,20 +4,19 @@ import "github.com/mintmark-dev/mintmark/internal/credential"
 
 // claim puts the entry into the table, unless an older credential has the same
 // digest. It tells whether the digest is this credential's.
-func (x *Index) claim(h *holder, e *entry) bool {
-	held, ok := x.table.Load(e.digest)
-	if ok && held.principal.UID != h.UID {
+func (x *Index) claim(e *entry) bool {
+	if held := x.digests.Get(e.digest); held != nil && held.uid() != e.uid() {
 		claimants := x.contested[e.digest]
 		if claimants == nil {
-			claimants = map[string]struct{}{held.principal.UID: {}}
+			claimants = map[string]struct{}{held.uid(): {}}
 			x.contested[e.digest] = claimants
 		}
-		claimants[h.UID] = struct{}{}
-		if owner, known := x.holders.Load(held.principal.UID); known && owner.older(h.Identity) {
+		claimants[e.uid()] = struct{}{}
+		if held.holder.older(e.holder) {
 			return false
 		}
 	}
-	x.table.Store(e.digest, e)
+	x.digests.Put(e)
 	return true
 }
 
@@ -26,20 +25,11 @@ func (x *Index) releaseExcept(before, next *holder) {
 	if before == nil {
 		return
 	}
-	for _, e := range before.entries {
+	for e := range before.versions {
 		if next == nil || !next.has(e.digest) {
-			x.release(before.UID, e.digest)
+			x.release(before.uid(), e.digest)
 		}
 	}
-}
-
-func (h *holder) has(d credential.Digest) bool {
-	for _, e := range h.entries {
-		if e.digest == d {
-			return true
-		}
-	}
-	return false
 }
 
 // release gives up one credential's claim to a digest. The oldest of the others
@@ -50,22 +40,28 @@ func (x *Index) release(uid string, d credential.Digest) {
 	if len(claimants) < 2 {
 		delete(x.contested, d)
 	}
-	if held, ok := x.table.Load(d); !ok || held.principal.UID != uid {
+	if held := x.digests.Get(d); held == nil || held.uid() != uid {
 		return
 	}
-	var heir *holder
-	for other := range claimants {
-		if h, ok := x.holders.Load(other); ok && (heir == nil || h.older(heir.Identity)) {
-			heir = h
-		}
+	if heir := x.heir(claimants, d); heir != nil {
+		x.digests.Put(heir)
+		return
 	}
-	if heir != nil {
-		for _, e := range heir.entries {
+	x.digests.Delete(d)
+}
+
+// heir is the version of the oldest claimant that has the digest.
+func (x *Index) heir(claimants map[string]struct{}, d credential.Digest) (heir *entry) {
+	for uid := range claimants {
+		h := x.holders.Get(uid)
+		if h == nil || heir != nil && !h.older(heir.holder) {
+			continue
+		}
+		for e := range h.versions {
 			if e.digest == d {
-				x.table.Store(d, e)
-				return
+				heir = e
 			}
 		}
 	}
-	x.table.Delete(d)
+	return heir
 }

@@ -73,7 +73,7 @@ func (c *class) ceilingFor(ns *namespace) *ceiling {
 type namespace struct {
 	known    bool
 	labels   map[string]string
-	holders  map[string]struct{} // by UID
+	holders  int
 	ceilings map[string]*ceiling // by class, as far as worked out
 }
 
@@ -135,12 +135,7 @@ func (x *Index) classChanged(name string) {
 	for _, ns := range x.namespaces {
 		delete(ns.ceilings, name)
 	}
-	for _, h := range x.holders.Range {
-		if h.class() == name {
-			x.refresh(h)
-		}
-	}
-	x.broadcast()
+	x.rejudge(func(c *cohort) bool { return c.governing() == name })
 }
 
 // publishFormats hands the shapes of external values to Verify.
@@ -166,7 +161,7 @@ func (x *Index) SetNamespace(name string, labels map[string]string) {
 		return
 	}
 	ns.known, ns.labels = true, maps.Clone(labels)
-	x.namespaceChanged(ns)
+	x.namespaceChanged(name, ns)
 }
 
 // DeleteNamespace forgets a namespace. Credentials still in it are refused,
@@ -179,24 +174,19 @@ func (x *Index) DeleteNamespace(name string) {
 		return
 	}
 	ns.known, ns.labels = false, nil
-	x.namespaceChanged(ns)
+	x.namespaceChanged(name, ns)
 	x.dropEmpty(name)
 }
 
-func (x *Index) namespaceChanged(ns *namespace) {
+func (x *Index) namespaceChanged(name string, ns *namespace) {
 	clear(ns.ceilings)
-	for uid := range ns.holders {
-		if h, ok := x.holders.Load(uid); ok {
-			x.refresh(h)
-		}
-	}
-	x.broadcast()
+	x.rejudge(func(c *cohort) bool { return c.namespace == name })
 }
 
 func (x *Index) namespace(name string) *namespace {
 	ns, ok := x.namespaces[name]
 	if !ok {
-		ns = &namespace{holders: make(map[string]struct{}), ceilings: make(map[string]*ceiling)}
+		ns = &namespace{ceilings: make(map[string]*ceiling)}
 		x.namespaces[intern(name)] = ns
 	}
 	return ns
@@ -204,7 +194,7 @@ func (x *Index) namespace(name string) *namespace {
 
 // dropEmpty forgets a namespace that neither exists nor holds anything.
 func (x *Index) dropEmpty(name string) {
-	if ns := x.namespaces[name]; ns != nil && !ns.known && len(ns.holders) == 0 {
+	if ns := x.namespaces[name]; ns != nil && !ns.known && ns.holders == 0 {
 		delete(x.namespaces, name)
 	}
 }
@@ -216,11 +206,20 @@ func (x *Index) ceiling(className, namespaceName string) *ceiling {
 	if !ok {
 		return nil
 	}
-	ns := x.namespace(namespaceName)
+	ns := x.namespaces[namespaceName]
+	if ns == nil {
+		return c.ceilingFor(new(namespace))
+	}
 	found, ok := ns.ceilings[className]
 	if !ok {
 		found = c.ceilingFor(ns)
 		ns.ceilings[intern(className)] = found
 	}
 	return found
+}
+
+// knows tells whether a namespace has been seen.
+func (x *Index) knows(name string) bool {
+	ns := x.namespaces[name]
+	return ns != nil && ns.known
 }

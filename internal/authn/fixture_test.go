@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -153,24 +154,47 @@ func settled(r *v1alpha1.Revocation) *v1alpha1.Revocation {
 // returns a sample of their tokens.
 func fill(t testing.TB, x *authn.Index, p *credential.Pepper, n int) []credential.Token {
 	var sample []credential.Token
-	every := max(n/50_000, 1)
+	every := max(n/200_000, 1)
 	for i := range n {
 		tok := mint(t, v1alpha1.KindServiceToken)
-		live := authn.Live{
-			UID: fmt.Sprintf("0b1f2c3d-0000-4000-8000-%012d", i), Kind: v1alpha1.KindServiceToken, Namespace: fmt.Sprintf("team-%02d", i%100),
-			Name: fmt.Sprintf("service-%07d", i), Created: epoch, ClassName: "default", Labels: map[string]string{"app": fmt.Sprintf("app-%d", i%500)},
-			Permissions: []string{"api:read", "deploy:*", fmt.Sprintf("team:%d", i%50)},
-		}
-		rec := &credential.Record{
-			UID: live.UID, Kind: live.Kind, Namespace: live.Namespace, Name: live.Name, Epoch: 1, Class: "default", Labels: live.Labels,
-			Permissions: live.Permissions, JWT: credential.RecordJWT{TTLSeconds: 900, Algorithm: "ES256"},
-			Versions: []credential.SealedVersion{sealedVersion(1, tok, p, v1alpha1.VersionActive)},
-		}
-		rec.Versions[0].Expires = epoch.Add(180 * 24 * time.Hour).Unix()
-		x.Apply(live, rec)
+		c := filler(p, i, 0)
+		c.rec.Versions[0] = sealedVersion(1, tok, p, v1alpha1.VersionActive)
+		c.rec.Versions[0].Expires = fillExpires
+		x.Apply(c.live, c.rec)
 		if i%every == 0 {
 			sample = append(sample, tok)
 		}
 	}
 	return sample
+}
+
+var fillExpires = epoch.Add(180 * 24 * time.Hour).Unix()
+
+// filler is the i-th of many good credentials, whose only version has a digest made of
+// the value.
+func filler(p *credential.Pepper, i int, value int64) state {
+	live := authn.Live{
+		UID: fmt.Sprintf("0b1f2c3d-0000-4000-8000-%012d", i), Kind: v1alpha1.KindServiceToken, Namespace: fmt.Sprintf("team-%02d", i%100),
+		Name: fmt.Sprintf("service-%07d", i), Created: epoch, ClassName: "default", Labels: map[string]string{"app": fmt.Sprintf("app-%d", i%500)},
+		Permissions: []string{"api:read", "deploy:*", fmt.Sprintf("team:%d", i%50)},
+	}
+	digest := p.Digest(credential.Inner{byte(value), byte(value >> 8), byte(value >> 16), byte(value >> 24)})
+	return state{live, &credential.Record{
+		UID: live.UID, Kind: live.Kind, Namespace: live.Namespace, Name: live.Name, Epoch: 1, Class: "default", Labels: live.Labels,
+		Permissions: live.Permissions, JWT: credential.RecordJWT{TTLSeconds: 900, Algorithm: "ES256"},
+		Versions: []credential.SealedVersion{{
+			Number: 1, Digest: digest[:], Pepper: p.ID(), Prefix: "sk_live_" + fmt.Sprintf("%04x", i&0xffff), State: v1alpha1.VersionActive, Expires: fillExpires,
+		}},
+	}}
+}
+
+// heap is the memory in use once everything that can be freed has been.
+func heap() uint64 {
+	var m runtime.MemStats
+	// What a weak pointer led to is freed in the cycle after.
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -1,334 +1,271 @@
 package authn
 
 import (
-	"maps"
-	"slices"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
-	"unique"
+	"unsafe"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
 // holder is one credential as the index holds it. It does not change once
-// published: every write makes another one of it.
+// published: every write makes another one. What it has in common with others is
+// in the cohort, and what few have is in more, so that of the usual credential
+// there are three pieces of memory: this, the text, and the counters.
 type holder struct {
-	*Identity
-	live   wanted
-	sealed *sealed // nil until there is a record
-	marks  marks
-
-	// What follows from the above and the rest of the index.
-	awaiting bool // a class or a namespace it depends on has not been seen
-	grant    *Grant
-	entries  []*entry // one for each version with a digest of its own
+	// entry is the newest version; its number is 0 where there is none.
+	entry
+	cohort *cohort
+	labels *labels
+	more   *more // nil for most
+	epoch  int64 // of the record in force
+	// created is in Unix seconds, as far as they fit.
+	created uint32
+	// seen is the latest relist that came by. Writers alone read and write it.
+	seen uint32
 }
 
-// wanted is what is kept of the live object.
-type wanted struct {
-	deleting bool
-	class    string
-	labels   *labelSet
-	terms    *terms
-	expires  int64 // Unix seconds; 0 is never
-	external []credential.Inner
-	declared bool // spec.external is there
-	// revoked is the digest of a spec.revoked of the whole credential; empty
-	// where there is none.
-	revoked         string
-	revokedVersions []int64
-}
-
-// sealed is what is kept of the record.
-type sealed struct {
-	epoch           int64
-	class           string
-	labels          *labelSet
-	terms           *terms
-	external        bool
-	versions        []version // ascending
-	revokedThrough  int64
-	revokedVersions []int64
-	revokedSpec     string
-	settled         []string
-}
-
-// version is one sealed version.
-type version struct {
-	number  int64
-	digest  credential.Digest
-	pepper  string
-	prefix  string
-	state   v1alpha1.VersionState
-	expires int64 // Unix seconds; 0 is never
-	usage   *usage
-}
-
-// marks are revocations that this process has seen and no record accounts for
-// yet. They stay when what made them is taken away.
-type marks struct {
-	// revocations are the UIDs of Revocations that took the credential.
-	revocations []string
-	// through: versions up to this number are revoked.
-	through  int64
-	versions []int64
-	// latest is the highest version number any record has known of.
-	latest int64
-}
-
-// entry is what the table of digests holds: one version, with everything that
-// does not depend on the request worked out.
+// entry is what the table of digests holds: one version.
 type entry struct {
-	principal Principal
-	digest    credential.Digest
-	usage     *usage
-	notAfter  int64  // Unix seconds; 0 is never
-	refusal   Reason // ReasonAccepted where nothing stands against it
+	digest  credential.Digest
+	holder  *holder
+	use     *use
+	expires int64 // as sealed: Unix seconds; 0 is never
+	// told is the principal as it was told last. It is made when first needed, for
+	// most credentials rest most of the time.
+	told   atomic.Pointer[Principal]
+	number int64
+
+	// start is where the text starts: UID, subject and prefix, one after the other.
+	start     *byte
+	textLen   uint16
+	uidLen    uint16
+	prefixLen uint8
+	state     state
+	// refusal is what stands against this version alone: revoked, retired or not
+	// declared.
+	refusal Reason
+	// declared: the credential came by a declared SHA-256.
+	declared bool
 }
 
-// labelSet is a set of labels, shared by all that carry the same.
-type labelSet struct{ labels map[string]string }
-
-func intern(s string) string { return unique.Make(s).Value() }
-
-// class is the class that must allow the credential.
-func (h *holder) class() string {
-	if h.sealed != nil {
-		return h.sealed.class
-	}
-	return h.live.class
+// more is what few credentials have.
+type more struct {
+	expires  int64 // of the whole credential: Unix seconds; 0 is never
+	external []credential.Inner
+	revoked  revoked
+	// others are the versions but the newest, ascending, and those of the same
+	// digest as another.
+	others []*other
+	// disputed: the object carries another record than the one in force.
+	disputed bool
 }
 
-func (x *Index) wanted(live Live) wanted {
-	w := wanted{
-		deleting: live.Deleting, class: intern(live.ClassName), labels: x.labels(live.Labels), declared: live.External != nil,
-		revoked: credential.RevokedDigest(live.Revoked),
-	}
-	draft := liveDraft(live)
-	w.terms = x.terms.get(draft.key(), draft.compile)
-	if !live.ExpiresAt.IsZero() {
-		// Zero seconds would read as never.
-		w.expires = max(live.ExpiresAt.Unix(), 1)
-	}
-	for _, text := range live.External {
-		if inner, err := credential.ParseInner(text); err == nil {
-			w.external = append(w.external, inner)
-		}
-	}
-	if live.Revoked != nil {
-		w.revokedVersions = slices.Sorted(slices.Values(live.Revoked.Versions))
-	}
-	return w
+// other is a version that is not the holder's newest.
+type other struct {
+	entry
+	pepper string
+	// shadowed: an earlier version has the same digest, and keeps it.
+	shadowed bool
 }
 
-// seal keeps what is needed of a record, and the counters of the versions that
-// were there before.
-func (x *Index) seal(r *credential.Record, before *sealed) *sealed {
-	s := &sealed{
-		epoch: r.Epoch, class: intern(r.Class), labels: x.labels(r.Labels), external: r.External, revokedThrough: r.RevokedThrough,
-		revokedVersions: slices.Clone(r.RevokedVersions), revokedSpec: strings.Clone(r.RevokedSpec), settled: cloneStrings(r.Settled),
-	}
-	draft := sealedDraft(r)
-	s.terms = x.terms.get(draft.key(), draft.compile)
-	s.versions = make([]version, 0, len(r.Versions))
-	for _, v := range r.Versions {
-		if len(v.Digest) != len(credential.Digest{}) || v.Number <= 0 {
-			continue // sealed, and yet no version of ours: nothing can match it
-		}
-		kept := version{
-			number: v.Number, digest: credential.Digest(v.Digest), pepper: intern(v.Pepper), prefix: strings.Clone(v.Prefix),
-			state: v1alpha1.VersionState(intern(string(v.State))), expires: v.Expires,
-		}
-		if old := before.version(v.Number); old != nil && old.digest == kept.digest {
-			kept.usage = old.usage
-		} else {
-			kept.usage = new(usage)
-		}
-		s.versions = append(s.versions, kept)
-	}
-	slices.SortFunc(s.versions, func(a, b version) int { return int(min(max(a.number-b.number, -1), 1)) })
-	return s
-}
+// state is what matters here of a v1alpha1.VersionState.
+type state uint8
 
-func (s *sealed) version(number int64) *version {
-	if s == nil {
-		return nil
-	}
-	for i := range s.versions {
-		if s.versions[i].number == number {
-			return &s.versions[i]
-		}
-	}
-	return nil
-}
+const (
+	stateLive state = iota
+	stateRevoked
+	stateEnded
+	stateSuperseded // and live
+)
 
-// latest is the highest version number the record knows of.
-func (s *sealed) latest() int64 {
-	if s == nil {
-		return 0
-	}
-	latest := s.revokedThrough
-	for i := range s.versions {
-		latest = max(latest, s.versions[i].number)
-	}
-	return latest
-}
-
-func (x *Index) labels(labels map[string]string) *labelSet {
-	if len(labels) == 0 {
-		return nil
-	}
-	keys := make([]string, 0, 2*len(labels))
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		keys = append(keys, k, labels[k])
-	}
-	return x.labelSets.get(strings.Join(keys, "\x00"), func() *labelSet {
-		kept := make(map[string]string, len(labels))
-		for k, v := range labels {
-			kept[intern(k)] = intern(v)
-		}
-		return &labelSet{kept}
-	})
-}
-
-// The marks, from what is newly known. Each rule here makes a revocation outlive
-// what declared it; none is needed once a record accounts for it.
-
-// carry keeps what the live object said before and has stopped saying.
-func (h *holder) carry(before *holder) {
-	h.marks = before.marks
-	if was := before.live.revoked; was != "" && was != h.live.revoked && !h.sealed.accountsForSpec(was) {
-		h.marks.through = max(h.marks.through, before.marks.latest)
-	}
-	h.marks.versions = slices.Clone(before.marks.versions)
-	for _, number := range before.live.revokedVersions {
-		// A number that no version has yet could fill the memory, and must not
-		// hit the version that comes to have it.
-		if number <= before.marks.latest && !h.revokedOneByOne(number) {
-			h.marks.versions = append(h.marks.versions, number)
-		}
-	}
-	h.marks.versions = slices.DeleteFunc(h.marks.versions, func(number int64) bool {
-		return h.sealed != nil && slices.Contains(h.sealed.revokedVersions, number)
-	})
-}
-
-func (s *sealed) accountsForSpec(digest string) bool { return s != nil && s.revokedSpec == digest }
-
-func (s *sealed) accountsFor(revocation string) bool {
-	return s != nil && slices.Contains(s.settled, revocation)
-}
-
-func (h *holder) revokedOneByOne(number int64) bool {
-	return slices.Contains(h.live.revokedVersions, number) || slices.Contains(h.marks.versions, number) ||
-		h.sealed != nil && slices.Contains(h.sealed.revokedVersions, number)
-}
-
-// take marks the credential with the Revocations that select it, and unmarks
-// those the record accounts for.
-func (h *holder) take(revocations map[string]*revocation) {
-	var taken []string
-	for _, uid := range h.marks.revocations {
-		if !h.sealed.accountsFor(uid) {
-			taken = append(taken, uid)
-		}
-	}
-	for uid, r := range revocations {
-		if !slices.Contains(taken, uid) && r.takes(uid, h) {
-			taken = append(taken, uid)
-		}
-	}
-	h.marks.revocations = taken
-}
-
-// revoked tells whether a version is revoked, of whatever state.
-func (h *holder) revoked(number int64) bool {
+func stateOf(s v1alpha1.VersionState) state {
 	switch {
-	case len(h.marks.revocations) > 0:
-		return true
-	case h.live.revoked != "" && !h.sealed.accountsForSpec(h.live.revoked):
-		return true
-	case number <= h.sealed.revokedThrough || number <= h.marks.through:
-		return true
+	case s == v1alpha1.VersionSuperseded:
+		return stateSuperseded
+	case s.Live():
+		return stateLive
+	case s == v1alpha1.VersionRevoked:
+		return stateRevoked
 	}
-	if v := h.sealed.version(number); v != nil && v.state == v1alpha1.VersionRevoked {
-		return true
-	}
-	return h.revokedOneByOne(number)
+	return stateEnded
 }
 
-// standing is what stands against the credential as a whole, but for its
-// revocation.
-func (h *holder) standing() Reason {
-	switch {
-	case h.live.deleting:
-		return ReasonDeleted
-	case h.live.class != "" && h.live.class != h.sealed.class:
-		return ReasonClass
-	case h.grant.ceiling == nil:
-		return ReasonClass
-	case h.isExternal() && !h.grant.ceiling.external:
-		return ReasonClass
-	}
-	return ReasonAccepted
+// use counts the uses of one version. It outlives changes of the credential for
+// as long as the version is sealed.
+type use struct {
+	uses atomic.Int64
+	last atomic.Int64 // Unix seconds
+	// changed belongs to Index.UsageSince: unreported, or when the uses were
+	// noticed last.
+	changed atomic.Uint64
 }
 
-func (h *holder) isExternal() bool { return h.sealed.external || h.live.declared }
+// unreported in use.changed: used since Index.UsageSince looked.
+const unreported = math.MaxUint64
 
-// work works out the entries.
-func (h *holder) work(peppers credential.Peppers) {
-	h.entries = make([]*entry, 0, len(h.sealed.versions))
-	standing := h.standing()
-	for i := range h.sealed.versions {
-		v := &h.sealed.versions[i]
-		// Of two versions of one digest the first keeps it: a revoked value is
-		// not good again for being declared again.
-		if slices.ContainsFunc(h.entries, func(e *entry) bool { return e.digest == v.digest }) {
-			continue
-		}
-		e := &entry{digest: v.digest, usage: v.usage, notAfter: earlier(v.expires, h.live.expires), refusal: standing}
-		switch {
-		case h.live.deleting:
-		case h.revoked(v.number):
-			e.refusal = ReasonRevoked
-		case standing != ReasonAccepted:
-		case !v.state.Live():
-			e.refusal = ReasonRetired
-		case h.isExternal() && !h.declares(v, peppers):
-			e.refusal = ReasonUndeclared
-		}
-		e.principal = h.principal(v.number, v.prefix, e.notAfter)
-		h.entries = append(h.entries, e)
+// count counts a use; last is u.last as it was when the look-up began. To read it
+// early has the counters fetched from memory along with the rest.
+func (u *use) count(now, last int64) {
+	u.uses.Add(1)
+	// Most uses fall into the second of the one before: reading keeps the cache
+	// line shared between cores.
+	if last < now {
+		u.last.Store(now)
+	}
+	// After the count: whoever takes the mark away sees what it stands for.
+	if u.changed.Load() != unreported {
+		u.changed.Store(unreported)
 	}
 }
 
-func (h *holder) principal(number int64, prefix string, notAfter int64) Principal {
-	p := Principal{Identity: h.Identity, Version: number, Prefix: prefix, Grant: h.grant}
-	if notAfter != 0 {
-		p.Expires = time.Unix(notAfter, 0).UTC()
+func (e *entry) text() string    { return unsafe.String(e.start, e.textLen) }
+func (e *entry) uid() string     { return e.text()[:e.uidLen] }
+func (e *entry) prefix() string  { return e.text()[e.textLen-uint16(e.prefixLen):] }
+func (e *entry) subject() string { return e.text()[e.uidLen : e.textLen-uint16(e.prefixLen)] }
+
+// name is the end of the subject.
+func (e *entry) name() string {
+	c := e.holder.cohort
+	return e.subject()[len(c.kind)+1+len(c.namespace)+1:]
+}
+
+// maxText bounds a text with room to spare: names in Kubernetes are of at most 253 bytes.
+const maxText = 1 << 14
+
+// write sets the text, which must not be empty.
+func (e *entry) write(text string, uidLen, prefixLen int) {
+	e.start, e.textLen, e.uidLen, e.prefixLen = unsafe.StringData(text), uint16(len(text)), uint16(uidLen), uint8(prefixLen)
+}
+
+// notAfter is when the version ends, in Unix seconds; 0 is never.
+func (e *entry) notAfter() int64 {
+	if m := e.holder.more; m != nil {
+		return earlier(e.expires, m.expires)
 	}
+	return e.expires
+}
+
+// principal is whose version it is. It allocates only where it has not been told
+// before, or something has changed since.
+func (e *entry) principal(grant *Grant) *Principal {
+	if p := e.told.Load(); p != nil && p.Grant == grant {
+		return p
+	}
+	p := newPrincipal(e, e.number, e.prefix(), grant, e.notAfter())
+	p.Slot = e.slot()
+	e.told.Store(p)
 	return p
 }
 
-// declares tells whether the live object still declares the inner hash behind a
-// version's digest.
-func (h *holder) declares(v *version, peppers credential.Peppers) bool {
-	pepper := peppers.ByID(v.pepper)
-	if pepper == nil {
-		return false
+// slot is the place of the version.
+func (e *entry) slot() Slot {
+	switch e.state {
+	case stateLive:
+		return SlotCurrent
+	case stateSuperseded:
+		return SlotPrevious
 	}
-	return slices.ContainsFunc(h.live.external, func(in credential.Inner) bool { return pepper.Digest(in) == v.digest })
+	return SlotNone
 }
 
-func (h *holder) entry(number int64) *entry {
-	for _, e := range h.entries {
-		if e.principal.Version == number {
+// newPrincipal makes a Principal. Its strings are the entry's own.
+func newPrincipal(e *entry, number int64, prefix string, grant *Grant, notAfter int64) *Principal {
+	c := e.holder.cohort
+	made := &struct {
+		Principal
+		identity Identity
+	}{
+		Principal: Principal{Version: number, Prefix: prefix, Grant: grant},
+		identity: Identity{
+			UID: e.uid(), Kind: c.kind, Namespace: c.namespace, Name: e.name(), Subject: e.subject(),
+		},
+	}
+	made.Identity = &made.identity
+	if notAfter != 0 {
+		made.Expires = time.Unix(notAfter, 0).UTC()
+	}
+	return &made.Principal
+}
+
+// textOf is the text of an entry.
+func textOf(uid string, kind v1alpha1.Kind, namespace, name, prefix string) string {
+	return uid + strings.ToLower(string(kind)) + ":" + namespace + ":" + name + prefix
+}
+
+// versions gives every version that has a digest of its own.
+func (h *holder) versions(yield func(*entry) bool) {
+	if h.more != nil {
+		for _, o := range h.more.others {
+			if !o.shadowed && !yield(&o.entry) {
+				return
+			}
+		}
+	}
+	if h.number != 0 {
+		yield(&h.entry)
+	}
+}
+
+// version finds one that has a digest of its own; nil where there is none.
+func (h *holder) version(number int64) *entry {
+	for e := range h.versions {
+		if e.number == number {
 			return e
 		}
 	}
 	return nil
+}
+
+// counted gives every version that has counters, and the pepper it is under.
+func (h *holder) counted(yield func(*entry, string) bool) {
+	if h.more != nil {
+		for _, o := range h.more.others {
+			if !yield(&o.entry, o.pepper) {
+				return
+			}
+		}
+	}
+	if h.number != 0 {
+		yield(&h.entry, h.cohort.pepper)
+	}
+}
+
+func (h *holder) has(d credential.Digest) bool {
+	for e := range h.versions {
+		if e.digest == d {
+			return true
+		}
+	}
+	return false
+}
+
+// revokes tells whether a version is revoked that is not held any more, or not yet.
+func (h *holder) revokes(number int64) bool {
+	if h.more == nil {
+		return false
+	}
+	for _, o := range h.more.others {
+		if o.number == number && o.state == stateRevoked {
+			return true
+		}
+	}
+	return h.more.revoked.takes(number)
+}
+
+// older tells whether h keeps a digest that both claim: what was minted before what
+// is declared, for the digest of a value can be known to others; then by age.
+func (h *holder) older(than *holder) bool {
+	if h.declared != than.declared {
+		return than.declared
+	}
+	if h.created != than.created {
+		return h.created < than.created
+	}
+	return h.uid() < than.uid()
 }
 
 // earlier is the earlier of two times in Unix seconds, where 0 is never.
@@ -340,23 +277,4 @@ func earlier(a, b int64) int64 {
 		return a
 	}
 	return min(a, b)
-}
-
-// usage counts the uses of one version. The counters outlive changes of the
-// credential for as long as the version is sealed.
-type usage struct {
-	uses atomic.Int64
-	last atomic.Int64 // Unix seconds
-	// reported and changed belong to Index.UsageSince.
-	reported int64
-	changed  uint64
-}
-
-func (u *usage) count(now int64) {
-	u.uses.Add(1)
-	// Most uses fall into the second of the one before: reading keeps the cache
-	// line shared between cores.
-	if u.last.Load() < now {
-		u.last.Store(now)
-	}
 }

@@ -1,13 +1,16 @@
 package authn
 
 import (
+	"encoding/binary"
+	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
-
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/authn/table"
+	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
@@ -28,29 +31,35 @@ type Config struct {
 // in twice changes nothing.
 type Index struct {
 	// What readers read.
-	table    *xsync.Map[credential.Digest, *entry]
-	holders  *xsync.Map[string, *holder] // by UID
+	digests  *table.Table[credential.Digest, entry]
+	holders  *table.Table[string, holder] // by UID
 	peppers  atomic.Pointer[[]*credential.Pepper]
 	formats  atomic.Pointer[[]*format]
 	brake    atomic.Pointer[brake]
 	deadline atomic.Int64 // Unix nanoseconds; 0 is none
 	changed  atomic.Pointer[chan struct{}]
+	bundles  atomic.Pointer[map[string]authz.Set] // roles, for Foreign
 
 	// What writers write, under mu.
 	mu          sync.Mutex
 	keys        credential.Peppers
 	keyed       map[string]int // versions by pepper
 	classes     map[string]*class
+	roles       map[string]authz.Set
 	namespaces  map[string]*namespace
 	revocations map[string]*revocation // by UID
+	tombstones  map[credential.Digest]struct{}
 	contested   map[credential.Digest]map[string]struct{}
 	deleted     deletions
+	relists     uint32 // begun
 	terms       pool[string, terms]
-	labelSets   pool[string, labelSet]
+	labels      pool[string, labels]
 	grants      pool[grantKey, Grant]
+	cohorts     pool[cohortKey, cohort]
 
-	usageMu  sync.Mutex
-	usageSeq uint64
+	usageMu    sync.Mutex
+	usageSeq   uint64
+	usedLatest int64 // Unix seconds
 }
 
 type grantKey struct {
@@ -62,17 +71,27 @@ type grantKey struct {
 // New makes an empty index. It refuses everything until it is told more.
 func New(cfg Config) *Index {
 	x := &Index{
-		table:       xsync.NewMap[credential.Digest, *entry](xsync.WithPresize(2 * cfg.SizeHint)),
-		holders:     xsync.NewMap[string, *holder](xsync.WithPresize(cfg.SizeHint)),
+		digests:     table.New(cfg.SizeHint, func(e *entry) credential.Digest { return e.digest }, hashDigest),
+		holders:     table.New(cfg.SizeHint, (*holder).uid, hashUID()),
 		keyed:       make(map[string]int),
 		classes:     make(map[string]*class),
+		roles:       make(map[string]authz.Set),
 		namespaces:  make(map[string]*namespace),
 		revocations: make(map[string]*revocation),
 		contested:   make(map[credential.Digest]map[string]struct{}),
+		tombstones:  make(map[credential.Digest]struct{}),
 	}
 	x.formats.Store(new([]*format))
 	x.SetPeppers(cfg.Peppers)
 	return x
+}
+
+// hashDigest takes a part of the digest: without the pepper nobody can choose any.
+func hashDigest(d credential.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) }
+
+func hashUID() func(string) uint64 {
+	seed := maphash.MakeSeed()
+	return func(uid string) uint64 { return maphash.String(seed, uid) }
 }
 
 // Outcome tells what became of what was handed to [Index.Apply], for the log and
@@ -80,6 +99,8 @@ func New(cfg Config) *Index {
 type Outcome struct {
 	// Record says whether the record was taken in.
 	Record RecordOutcome
+	// Orphaned: a record is in force, and none was handed in.
+	Orphaned bool
 	// Conflicts are the numbers of the versions whose digest an older credential
 	// holds. They are not accepted as this credential.
 	Conflicts []int64
@@ -99,7 +120,8 @@ const (
 	RecordHeld RecordOutcome = "Held"
 	// RecordForeign: refused, for it was made for another object.
 	RecordForeign RecordOutcome = "Foreign"
-	// RecordOutdated: refused, for its epoch is lower than the one in force.
+	// RecordOutdated: refused, for its epoch is not higher than that of the record
+	// in force, which is another one.
 	RecordOutdated RecordOutcome = "Outdated"
 	// RecordDeleted: refused, for the object has been deleted.
 	RecordDeleted RecordOutcome = "Deleted"
@@ -118,77 +140,70 @@ func (x *Index) Apply(live Live, rec *credential.Record) Outcome {
 	if x.deleted.has(live.UID) {
 		return Outcome{Record: RecordDeleted}
 	}
-	before, _ := x.holders.Load(live.UID)
-	outcome := admit(before, live, rec)
-
-	next := &holder{live: x.wanted(live)}
+	if len(live.UID)+len(live.Namespace)+len(live.Name) > maxText || live.UID == "" {
+		return Outcome{Record: RecordForeign} // no object of any API server
+	}
+	before := x.holders.Get(live.UID)
+	f := &facts{identity: identityOf(live)}
 	if before != nil {
-		next.Identity, next.sealed = before.Identity, before.sealed
-	} else {
-		next.Identity = newIdentity(live)
+		f = x.open(before)
 	}
-	if outcome == RecordAccepted {
-		next.sealed = x.seal(rec, next.sealed)
-	}
-	if before != nil {
-		next.carry(before)
-	}
-	next.marks.latest = max(next.marks.latest, next.sealed.latest())
-	next.take(x.revocations)
-	return Outcome{Record: outcome, Conflicts: x.publish(before, next)}
+	outcome := x.admit(f, live, rec)
+	f.want(x.wanted(live), live.Revoked)
+	f.revoked.marks.latest = max(f.revoked.marks.latest, f.latest())
+	return Outcome{Record: outcome, Orphaned: rec == nil && f.sealed != nil, Conflicts: x.publish(before, x.pack(f))}
 }
 
-func admit(before *holder, live Live, rec *credential.Record) RecordOutcome {
+// admit takes the record into the facts, or says why not.
+func (x *Index) admit(f *facts, live Live, rec *credential.Record) RecordOutcome {
+	inForce := f.sealed != nil
+	// Of what the object says beside a record in force nothing is accepted.
+	f.disputed = inForce
 	switch {
 	case rec == nil:
 		return RecordAbsent
 	case rec.UID != live.UID || rec.Kind != live.Kind || rec.Namespace != live.Namespace || rec.Name != live.Name:
 		return RecordForeign
-	case before == nil || before.sealed == nil || before.sealed.epoch < rec.Epoch:
-		return RecordAccepted
-	case before.sealed.epoch == rec.Epoch:
+	case inForce && rec.Epoch < f.sealed.epoch:
+		return RecordOutdated
+	}
+	s := x.seal(rec, f.sealed)
+	if inForce && rec.Epoch == f.sealed.epoch {
+		if !f.holds(s, rec) {
+			return RecordOutdated
+		}
+		f.disputed = false
 		return RecordHeld
 	}
-	return RecordOutdated
+	f.accept(s, rec)
+	f.disputed = false
+	return RecordAccepted
 }
 
 // refresh works a credential out anew after something it depends on changed.
 func (x *Index) refresh(h *holder) {
-	next := *h
-	next.take(x.revocations)
-	x.publish(h, &next)
+	next := x.pack(x.open(h))
+	next.seen = h.seen
+	x.publish(h, next)
 }
 
-// publish works out what follows from the holder, and lets readers see it. It
-// returns the versions whose digest belongs to another credential.
+// publish lets readers see the holder. It returns the versions whose digest belongs to
+// another credential.
 func (x *Index) publish(before, next *holder) (conflicts []int64) {
-	x.resolve(next)
 	x.countPeppers(before, next)
-	for _, e := range next.entries {
-		if !x.claim(next, e) {
-			conflicts = append(conflicts, e.principal.Version)
+	for e := range next.versions {
+		if !x.claim(e) {
+			conflicts = append(conflicts, e.number)
 		}
 	}
 	x.releaseExcept(before, next)
 	// After the entries: Accepts must not be true before they can be found.
-	x.holders.Store(next.UID, next)
-	x.namespace(next.Namespace).holders[next.UID] = struct{}{}
+	x.holders.Put(next)
+	if before == nil {
+		x.namespace(next.cohort.namespace).holders++
+	}
 	x.broadcast()
 	return conflicts
-}
-
-// resolve works out what depends on classes, namespaces and peppers.
-func (x *Index) resolve(h *holder) {
-	if h.sealed == nil {
-		h.grant, h.entries, h.awaiting = nil, nil, true
-		return
-	}
-	c := x.ceiling(h.sealed.class, h.Namespace)
-	_, classKnown := x.classes[h.sealed.class]
-	h.awaiting = !classKnown || c == nil && !x.namespace(h.Namespace).known
-	key := grantKey{h.sealed.class, h.sealed.terms, h.live.terms, c}
-	h.grant = x.grants.get(key, func() *Grant { return newGrant(key.class, key.sealed, key.live, key.ceiling) })
-	h.work(x.keys)
 }
 
 // Delete forgets a credential for good: objects never come back under the same
@@ -196,20 +211,19 @@ func (x *Index) resolve(h *holder) {
 func (x *Index) Delete(uid string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.deleted.add(uid)
-	x.remove(uid)
+	x.deleted.add(strings.Clone(uid))
+	x.remove(x.holders.Get(uid))
 }
 
-func (x *Index) remove(uid string) {
-	h, ok := x.holders.Load(uid)
-	if !ok {
+func (x *Index) remove(h *holder) {
+	if h == nil {
 		return
 	}
 	x.releaseExcept(h, nil)
-	x.holders.Delete(uid)
+	x.holders.Delete(h.uid())
 	x.countPeppers(h, nil)
-	delete(x.namespace(h.Namespace).holders, uid)
-	x.dropEmpty(h.Namespace)
+	x.namespace(h.cohort.namespace).holders--
+	x.dropEmpty(h.cohort.namespace)
 }
 
 // deletions remembers the UIDs deleted last, against objects that come late from
@@ -249,18 +263,28 @@ type Relist struct {
 	index     *Index
 	kind      v1alpha1.Kind
 	namespace string
-	seen      map[string]struct{}
+	number    uint32
 }
 
 // BeginRelist begins a list of all the credentials of one kind, of one namespace
 // or, with an empty one, of all. Apply what the list holds and call Seen for each
 // object of it, then End. Until then what was known stays in force.
 func (x *Index) BeginRelist(kind v1alpha1.Kind, namespace string) *Relist {
-	return &Relist{index: x, kind: kind, namespace: namespace, seen: make(map[string]struct{})}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.relists++
+	return &Relist{index: x, kind: kind, namespace: namespace, number: x.relists}
 }
 
-// Seen notes that the list holds this UID, whether or not it could be applied.
-func (r *Relist) Seen(uid string) { r.seen[uid] = struct{}{} }
+// Seen notes that the list holds this UID, whether or not it could be applied. What
+// has been applied since the list began is seen.
+func (r *Relist) Seen(uid string) {
+	r.index.mu.Lock()
+	defer r.index.mu.Unlock()
+	if h := r.index.holders.Get(uid); h != nil {
+		h.seen = r.index.relists
+	}
+}
 
 // End removes the credentials that the list did not hold, and returns their UIDs.
 // Call it only for a complete and consistent list. One that turns up later is
@@ -269,31 +293,33 @@ func (r *Relist) End() []string {
 	x := r.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var gone []string
-	for uid, h := range x.holders.Range {
-		if _, ok := r.seen[uid]; !ok && h.Kind == r.kind && (r.namespace == "" || h.Namespace == r.namespace) {
-			gone = append(gone, uid)
+	var gone []*holder
+	for h := range x.holders.All() {
+		if h.seen < r.number && h.cohort.kind == r.kind && (r.namespace == "" || h.cohort.namespace == r.namespace) {
+			gone = append(gone, h)
 		}
 	}
-	for _, uid := range gone {
-		x.remove(uid)
+	var uids []string
+	for _, h := range gone {
+		x.remove(h)
+		uids = append(uids, h.uid())
 	}
-	return gone
+	return uids
 }
 
 // Reset forgets every credential, and the epochs and revocations known of them,
 // for a cluster that has been restored to an earlier state. Classes, namespaces,
-// Revocation objects and peppers stay.
+// Revocation objects, peppers and tombstones stay.
 func (x *Index) Reset() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.table.Clear()
+	x.digests.Clear()
 	x.holders.Clear()
 	x.deleted = deletions{}
 	clear(x.contested)
 	clear(x.keyed)
 	for name, ns := range x.namespaces {
-		clear(ns.holders)
+		ns.holders = 0
 		x.dropEmpty(name)
 	}
 	x.publishPeppers()
@@ -307,8 +333,8 @@ func (x *Index) SetPeppers(peppers credential.Peppers) {
 	defer x.mu.Unlock()
 	x.keys = peppers
 	x.publishPeppers()
-	for _, h := range x.holders.Range {
-		if h.sealed != nil && h.isExternal() {
+	for h := range x.holders.All() {
+		if h.cohort.isExternal() {
 			x.refresh(h)
 		}
 	}
@@ -319,20 +345,16 @@ func (x *Index) SetPeppers(peppers credential.Peppers) {
 func (x *Index) countPeppers(before, next *holder) {
 	changed := false
 	count := func(h *holder, by int) {
-		if h == nil || h.sealed == nil {
+		if h == nil {
 			return
 		}
-		for i := range h.sealed.versions {
-			id := h.sealed.versions[i].pepper
+		for _, id := range h.counted {
 			was := x.keyed[id]
 			changed = changed || (was == 0) != (was+by == 0)
 			if x.keyed[id] = was + by; was+by == 0 {
 				delete(x.keyed, id)
 			}
 		}
-	}
-	if before != nil && next != nil && before.sealed == next.sealed {
-		return
 	}
 	count(next, 1)
 	count(before, -1)
@@ -366,11 +388,12 @@ func (x *Index) SetDeadline(t time.Time) {
 }
 
 // Accepts tells whether values of the record of at least this epoch are accepted
-// as far as servers go: the record is in force, and the class and namespace it
-// depends on have been seen. It is false for a credential that is not known.
+// as far as servers go: the record that the object carries is in force, and the class
+// and namespace it depends on have been seen. It is false for a credential that is
+// not known, and for one whose latest record was refused, whatever its epoch.
 func (x *Index) Accepts(uid string, epoch int64) bool {
-	h, ok := x.holders.Load(uid)
-	return ok && h.sealed != nil && h.sealed.epoch >= epoch && !h.awaiting
+	h := x.holders.Get(uid)
+	return h != nil && h.cohort.terms != nil && h.epoch >= epoch && !h.cohort.now.Load().awaiting && (h.more == nil || !h.more.disputed)
 }
 
 // Changed gives a channel that is closed at the next change after the call. To
@@ -401,6 +424,8 @@ type Stats struct {
 	Digests int
 	// Classes, Namespaces and Revocations taken in.
 	Classes, Namespaces, Revocations int
+	// Orphaned: a record is in force, and none was handed in.
+	Orphaned bool
 	// Conflicts are digests that more than one credential claims.
 	Conflicts int
 }
@@ -410,10 +435,10 @@ func (x *Index) Stats() Stats {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return Stats{
-		Credentials: x.holders.Size(), Digests: x.table.Size(), Classes: len(x.classes), Namespaces: len(x.namespaces),
+		Credentials: x.holders.Len(), Digests: x.digests.Len(), Classes: len(x.classes), Namespaces: len(x.namespaces),
 		Revocations: len(x.revocations), Conflicts: len(x.contested),
 	}
 }
 
 // Len is the number of credentials known.
-func (x *Index) Len() int { return x.holders.Size() }
+func (x *Index) Len() int { return x.holders.Len() }

@@ -39,20 +39,25 @@ func TestLiveOf(t *testing.T) {
 }
 
 func TestApplyKeepsTheLastGoodRecord(t *testing.T) {
+	f := newFixture(t)
 	for sentence, test := range map[string]struct {
 		change func(*credential.Record)
 		want   authn.RecordOutcome
 	}{
-		"a record of another UID is refused":         {func(r *credential.Record) { r.UID = "uid-2" }, authn.RecordForeign},
-		"a record of another kind is refused":        {func(r *credential.Record) { r.Kind = v1alpha1.KindAPIKey }, authn.RecordForeign},
-		"a record of another namespace is refused":   {func(r *credential.Record) { r.Namespace = "other" }, authn.RecordForeign},
-		"a record of another name is refused":        {func(r *credential.Record) { r.Name = "other" }, authn.RecordForeign},
-		"an older record is refused":                 {func(r *credential.Record) { r.Epoch = 4 }, authn.RecordOutdated},
-		"a record of the same epoch changes nothing": {func(r *credential.Record) { r.Epoch = 5 }, authn.RecordHeld},
+		"a record of another UID is refused":          {func(r *credential.Record) { r.UID = "uid-2" }, authn.RecordForeign},
+		"a record of another kind is refused":         {func(r *credential.Record) { r.Kind = v1alpha1.KindAPIKey }, authn.RecordForeign},
+		"a record of another namespace is refused":    {func(r *credential.Record) { r.Namespace = "other" }, authn.RecordForeign},
+		"a record of another name is refused":         {func(r *credential.Record) { r.Name = "other" }, authn.RecordForeign},
+		"an older record is refused":                  {func(r *credential.Record) { r.Epoch = 4 }, authn.RecordOutdated},
+		"another record of the same epoch is refused": {func(r *credential.Record) { r.Epoch = 5 }, authn.RecordOutdated},
+		"the same record again changes nothing": {
+			func(r *credential.Record) {
+				r.Epoch, r.Permissions, r.Versions = 5, []string{"api:read", "deploy:*"}, f.rec.Versions
+			}, authn.RecordHeld,
+		},
 	} {
 		t.Run(sentence, func(t *testing.T) {
-			f := newFixture(t)
-			f.rec.Epoch = 5
+			f.live.Deleting, f.rec.Epoch = false, 5
 			x := f.index()
 			late := f.record(6)
 			late.Permissions = []string{"*"}
@@ -68,7 +73,7 @@ func TestApplyKeepsTheLastGoodRecord(t *testing.T) {
 			expectReason(t, f.verify(x), authn.ReasonDeleted)
 		})
 	}
-	f := newFixture(t)
+	f = newFixture(t)
 	x := f.index()
 	if out := x.Apply(f.live, nil); out.Record != authn.RecordAbsent || out.Record.Refused() {
 		t.Errorf("without a record: %+v", out)
@@ -158,6 +163,46 @@ func TestRelist(t *testing.T) {
 	// What a lagging list did not hold comes back with the watch.
 	if out := x.Apply(authn.Live{UID: "c", Kind: v1alpha1.KindServiceToken, Namespace: "two", Name: "c"}, nil); out.Record != authn.RecordAbsent {
 		t.Errorf("%+v", out)
+	}
+}
+
+// TestAcceptsIsAboutTheRecordTheObjectCarries: where that one was refused, the
+// controller that wrote it must not deliver its value, however high the epoch of the
+// record in force is.
+func TestAcceptsIsAboutTheRecordTheObjectCarries(t *testing.T) {
+	for sentence, carried := range map[string]func(f *fixture) *credential.Record{
+		"an older one":              func(f *fixture) *credential.Record { return f.record(4) },
+		"another of the same epoch": func(f *fixture) *credential.Record { return f.record(5) },
+		"one of another credential": func(f *fixture) *credential.Record { r := f.record(6); r.UID = "uid-2"; return r },
+		"none, or one with no seal": func(*fixture) *credential.Record { return nil },
+		"one with another version 1": func(f *fixture) *credential.Record {
+			r := f.record(5)
+			r.Versions = []credential.SealedVersion{sealedVersion(1, mint(f.t, f.live.Kind), f.pepper, v1alpha1.VersionActive)}
+			return r
+		},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			f := newFixture(t)
+			f.rec.Epoch = 5
+			x := f.index()
+			if !x.Accepts("uid-1", 5) || x.Accepts("uid-1", 6) {
+				t.Fatal("the record in force is not accepted, or a later one is")
+			}
+			x.Apply(f.live, carried(f))
+			if x.Accepts("uid-1", 4) || x.Accepts("uid-1", 5) {
+				t.Error("accepted, and the object carries another record than the one in force")
+			}
+			expectReason(t, f.verify(x), authn.ReasonAccepted)
+			x.SetRole("r", []string{"p"})
+			mustSetClass(t, x, "default", &v1alpha1.CredentialClassSpec{Rules: []v1alpha1.ClassRule{rule("*")}})
+			if x.Accepts("uid-1", 5) {
+				t.Error("a class changed, and the refusal is forgotten")
+			}
+			x.Apply(f.live, f.rec)
+			if !x.Accepts("uid-1", 5) {
+				t.Error("the record in force was put back, and is not accepted")
+			}
+		})
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
 )
@@ -27,18 +29,23 @@ func TestTheBrakeHoldsBeforeTheWalk(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.Apply(Live{UID: "u", Kind: v1alpha1.KindAPIKey, Namespace: "n", Name: "n"}, &credential.Record{
-		UID: "u", Kind: v1alpha1.KindAPIKey, Namespace: "n", Name: "n", Epoch: 1, Class: "default", Settled: []string{"settled"},
+		UID: "u", Kind: v1alpha1.KindAPIKey, Namespace: "n", Name: "n", Epoch: 1, Class: "default", Settled: []string{"settled"}, SettledBefore: 1000,
 		Versions: []credential.SealedVersion{{Number: 1, Digest: digest[:], Pepper: "p1", State: v1alpha1.VersionActive}},
 	})
 	for uid, test := range map[string]struct {
-		spec v1alpha1.RevocationSpec
-		want Reason
+		spec    v1alpha1.RevocationSpec
+		created int64
+		want    Reason
 	}{
-		"new":     {v1alpha1.RevocationSpec{All: true}, ReasonRevoked},
-		"settled": {v1alpha1.RevocationSpec{All: true}, ReasonAccepted},
-		"other":   {v1alpha1.RevocationSpec{Namespaces: []string{"other"}}, ReasonAccepted},
+		"new":                           {v1alpha1.RevocationSpec{All: true}, 1000, ReasonRevoked},
+		"settled":                       {v1alpha1.RevocationSpec{All: true}, 1000, ReasonAccepted},
+		"older than what is remembered": {v1alpha1.RevocationSpec{All: true}, 999, ReasonAccepted},
+		"of an age nobody knows":        {v1alpha1.RevocationSpec{All: true}, 0, ReasonRevoked},
+		"other":                         {v1alpha1.RevocationSpec{Namespaces: []string{"other"}}, 1000, ReasonAccepted},
 	} {
-		r, err := newRevocation(&test.spec)
+		object := &v1alpha1.Revocation{Spec: test.spec}
+		object.CreationTimestamp = metav1.Unix(test.created, 0)
+		r, err := newRevocation(object)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -26,6 +27,11 @@ type Live struct {
 	Roles       []string
 	Admin       bool
 	CIDRs       []string
+	// Attributes are spec.attributes. Of those sealed the ones that are equal here
+	// are in force.
+	Attributes map[string]string
+	// Rate is spec.rateLimit; nil leaves the record's.
+	Rate *Rate
 	// ExpiresAt ends the whole credential; zero is never.
 	ExpiresAt time.Time
 	// Revoked is spec.revoked.
@@ -50,6 +56,15 @@ func LiveOf(c v1alpha1.Credential) Live {
 	}
 	for _, cidr := range spec.AllowedCIDRs {
 		live.CIDRs = append(live.CIDRs, string(cidr))
+	}
+	if len(spec.Attributes) > 0 {
+		live.Attributes = make(map[string]string, len(spec.Attributes))
+	}
+	for key, value := range spec.Attributes {
+		live.Attributes[key] = string(value)
+	}
+	if l := spec.RateLimit; l != nil {
+		live.Rate = &Rate{Requests: l.Requests, Per: l.Per.Or(time.Second), Burst: cmp.Or(l.Burst, l.Requests)}
 	}
 	if spec.ExpiresAt != nil {
 		live.ExpiresAt = spec.ExpiresAt.Time

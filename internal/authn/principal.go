@@ -2,7 +2,6 @@ package authn
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -18,11 +17,25 @@ type Principal struct {
 	Version int64
 	// Prefix is the public part of that value, where it is known.
 	Prefix string
+	// Slot tells which of the credential's values that is.
+	Slot Slot
 	// Expires is when the version is accepted no longer; zero is never.
 	Expires time.Time
 	// Grant is what the credential may do; never nil in a verdict.
 	*Grant
 }
+
+// Slot is the place of a value among those of its credential.
+type Slot uint8
+
+const (
+	// SlotNone: neither, for the version is not accepted any more, or not known.
+	SlotNone Slot = iota
+	// SlotCurrent is the value to use, one on its way into the Secret included.
+	SlotCurrent
+	// SlotPrevious has been superseded, and is in its overlap.
+	SlotPrevious
+)
 
 // Identity is what never changes of a credential. All its versions share one.
 type Identity struct {
@@ -35,9 +48,6 @@ type Identity struct {
 	// "servicetoken:payments:ci-deploy". A credential deleted and made again
 	// has the same subject and another UID.
 	Subject string
-
-	created  int64 // Unix seconds
-	declared bool  // by its SHA-256: spec.external never comes or goes
 }
 
 // Grant is what a credential may do under the ceiling that holds now. Many
@@ -49,14 +59,46 @@ type Grant struct {
 	// wildcard the ceiling has a hole in is left out, for no pattern says what
 	// remains of it: [Grant.Allows] goes on allowing that.
 	Permissions []string
-	// Roles are names of AccessRoles, sorted.
+	// Roles are names of AccessRoles, sorted. The permissions of those that exist
+	// are in force as well.
 	Roles []string
 	// Admin credentials hold every permission.
 	Admin bool
 	JWT   JWT
+	// Attributes, for policies: those sealed that the live object has with the same
+	// value and the ceiling allows. It must not be changed.
+	Attributes map[string]string
+	// Rate is how often the credential may be used; nil is without limit.
+	Rate *Rate
 
+	held         authz.Set // before the ceiling
 	sealed, live *terms
 	ceiling      *ceiling
+}
+
+// Rate bounds how often a credential may be used: so many requests in each period,
+// and so many at once.
+type Rate struct {
+	Requests int64
+	Per      time.Duration
+	Burst    int64
+}
+
+// narrower is the slower of two rates, with the lesser burst; nil is no limit.
+func narrower(a, b *Rate) *Rate {
+	switch {
+	case a == nil:
+		return b
+	case b == nil || *a == *b:
+		return a
+	}
+	slower := *a
+	// As floating point, for the product of the integers can overflow.
+	if float64(b.Requests)*float64(a.Per) < float64(a.Requests)*float64(b.Per) {
+		slower = *b
+	}
+	slower.Burst = min(a.Burst, b.Burst)
+	return &slower
 }
 
 // JWT shapes the tokens issued for a credential.
@@ -69,31 +111,32 @@ type JWT struct {
 	Algorithm string
 }
 
-// Allows tells whether the credential holds a permission now: sealed, still
-// wanted, and under the ceiling. It does not allocate. A Grant that comes from
-// no index allows nothing.
+// Allows tells whether the credential holds a permission now: sealed and still
+// wanted, itself or by a role, and under the ceiling. It does not allocate. A Grant
+// that comes from no index allows nothing.
 func (g *Grant) Allows(permission string) bool {
 	if g == nil || g.ceiling == nil || permission == "" {
 		return false
 	}
-	if g.Admin {
-		return true
-	}
-	admin := g.ceiling.Admin()
-	return g.sealed.covers(permission, admin) && (g.live == g.sealed || g.live.covers(permission, admin)) &&
-		g.ceiling.AllowsUse(permission)
+	return g.Admin || g.held.Allows(permission) && g.ceiling.AllowsUse(permission)
 }
 
 // newGrant narrows what was sealed by what is wanted now and by the ceiling. With
-// no ceiling nothing is left.
-func newGrant(class string, sealed, live *terms, c *ceiling) *Grant {
-	g := &Grant{Class: class, sealed: sealed, live: live, ceiling: c}
+// no ceiling nothing is left. Roles are expanded as they are now; one that does not
+// exist adds nothing.
+func newGrant(class string, sealed, live *terms, c *ceiling, roles map[string]authz.Set) *Grant {
+	g := &Grant{Class: class, sealed: sealed, live: live, ceiling: c, Rate: narrower(sealed.rate, live.rate)}
 	if c == nil {
 		return g
 	}
 	g.Admin = sealed.admin && live.admin && c.Admin()
-	g.Permissions = g.effective()
 	g.Roles = slices.DeleteFunc(slices.Clone(sealed.roles), func(r string) bool { return !slices.Contains(live.roles, r) })
+	g.held = intersect(sealed.patterns(c.Admin()), live.patterns(c.Admin()))
+	if expanded := expand(g.Roles, roles); len(expanded) > 0 {
+		g.held = authz.NewSet(append(expanded, g.held.Strings()...))
+	}
+	g.Permissions = g.effective()
+	g.Attributes = attributes(sealed.attributes, live.attributes, c)
 	g.JWT = sealed.jwt
 	if live.jwt.TTL > 0 && (g.JWT.TTL == 0 || live.jwt.TTL < g.JWT.TTL) {
 		g.JWT.TTL = live.jwt.TTL
@@ -106,18 +149,40 @@ func newGrant(class string, sealed, live *terms, c *ceiling) *Grant {
 	return g
 }
 
-// effective is the intersection of three sets of patterns. Of two patterns that
-// overlap one covers the other, so what two sets have in common are the patterns
-// of each that the other covers.
+// effective is what is held under the ceiling, as patterns.
 func (g *Grant) effective() []string {
 	if g.Admin {
 		return []string{authz.Everything}
 	}
-	common := intersect(g.sealed.patterns(g.ceiling.Admin()), g.live.patterns(g.ceiling.Admin()))
-	common = intersect(common, g.ceiling.permissions)
+	common := intersect(g.held, g.ceiling.permissions)
 	return slices.DeleteFunc(common.Strings(), func(p string) bool { return !g.ceiling.AllowsGrant(p) })
 }
 
+// expand gives the permissions of the roles that exist.
+func expand(names []string, roles map[string]authz.Set) []string {
+	var permissions []string
+	for _, name := range names {
+		permissions = append(permissions, roles[name].Strings()...)
+	}
+	return permissions
+}
+
+// attributes are those of one value on both sides, under the ceiling.
+func attributes(sealed, live map[string]string, c *ceiling) map[string]string {
+	both := make(map[string]string, len(sealed))
+	for key, value := range sealed {
+		if wanted, ok := live[key]; ok && wanted == value && c.AllowsAttribute(key, value) {
+			both[key] = value
+		}
+	}
+	if len(both) == 0 {
+		return nil
+	}
+	return both
+}
+
+// intersect is what two sets have in common. Of two patterns that overlap one
+// covers the other, so it is the patterns of each that the other covers.
 func intersect(a, b authz.Set) authz.Set {
 	var common []string
 	for _, p := range a.Strings() {
@@ -131,26 +196,4 @@ func intersect(a, b authz.Set) authz.Set {
 		}
 	}
 	return authz.NewSet(common)
-}
-
-func newIdentity(live Live) *Identity {
-	// One string holds them all.
-	text := live.UID + strings.ToLower(string(live.Kind)) + ":" + live.Namespace + ":" + live.Name
-	nameAt := len(text) - len(live.Name)
-	return &Identity{
-		UID: text[:len(live.UID)], Kind: v1alpha1.Kind(intern(string(live.Kind))), Namespace: text[nameAt-1-len(live.Namespace) : nameAt-1],
-		Name: text[nameAt:], Subject: text[len(live.UID):], created: live.Created.Unix(), declared: live.External != nil,
-	}
-}
-
-// older tells whether i keeps a digest that both claim: what was minted before what
-// is declared, for the digest of a value can be known to others; then by age.
-func (i *Identity) older(other *Identity) bool {
-	if i.declared != other.declared {
-		return other.declared
-	}
-	if i.created != other.created {
-		return i.created < other.created
-	}
-	return i.UID < other.UID
 }

@@ -40,6 +40,7 @@ func newWorld(t testing.TB) *world {
 var (
 	kinds      = []v1alpha1.Kind{v1alpha1.KindServiceToken, v1alpha1.KindAPIKey}
 	classNames = []string{"c1", "c2"}
+	roleNames  = []string{"r1", "r2"}
 	addresses  = []netip.Addr{{}, netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("2001:db8::1")}
 )
 
@@ -104,7 +105,7 @@ func (w *world) states(rt *rapid.T, i, most int) []state {
 func (w *world) drawLive(rt *rapid.T, live *authn.Live, class string, external bool) {
 	live.ClassName = one(rt, "live class", class, class, class, "", "c2")
 	live.Permissions, live.Admin = some(rt, "wanted", w.permissions, 3), rapid.IntRange(0, 4).Draw(rt, "wants admin") == 0
-	live.Roles = some(rt, "roles wanted", []string{"r1", "r2"}, 2)
+	live.Roles = some(rt, "roles wanted", roleNames, 2)
 	live.CIDRs = one(rt, "live networks", nil, nil, []string{"10.0.0.0/8"})
 	live.ExpiresAt = one(rt, "live expiry", time.Time{}, time.Time{}, epoch, epoch.Add(time.Hour))
 	live.Deleting = rapid.IntRange(0, 9).Draw(rt, "deleting") == 0
@@ -121,7 +122,7 @@ func (w *world) drawLive(rt *rapid.T, live *authn.Live, class string, external b
 func (w *world) record(rt *rapid.T, live authn.Live, number int64, class string, external bool, sealedLabels map[string]string) *credential.Record {
 	rec := &credential.Record{
 		UID: live.UID, Kind: live.Kind, Namespace: live.Namespace, Name: live.Name, Epoch: number, Class: class, Labels: sealedLabels, External: external,
-		Permissions: some(rt, "sealed", w.permissions, 3), Admin: rapid.IntRange(0, 4).Draw(rt, "sealed admin") == 0, Roles: live.Roles,
+		Permissions: some(rt, "sealed", w.permissions, 3), Admin: rapid.IntRange(0, 4).Draw(rt, "sealed admin") == 0, Roles: some(rt, "roles sealed", roleNames, 2),
 		CIDRs: one(rt, "sealed networks", nil, nil, []string{"2001:db8::/32", "10.0.0.0/8"}), RevokedThrough: int64(rapid.IntRange(0, 1).Draw(rt, "revoked through")),
 		RevokedVersions: some(rt, "revoked versions", []int64{1, 2, 3}, 1), Settled: some(rt, "settled", []string{"r1", "r2"}, 2),
 		RevokedSpec: one(rt, "revoked spec", "", "", credential.RevokedDigest(&v1alpha1.Revoked{Reason: "leak"})),
@@ -218,6 +219,17 @@ func TestAnyOrderGivesTheSameIndex(t *testing.T) {
 			}
 			streams = append(streams, stream)
 		}
+		for _, name := range roleNames {
+			var stream []event
+			for range rapid.IntRange(0, 2).Draw(rt, "role changes") {
+				permissions := some(rt, "role", w.permissions, 2)
+				stream = append(stream, func(x *authn.Index) { x.SetRole(name, permissions) })
+			}
+			if rapid.IntRange(0, 4).Draw(rt, "role deleted") == 0 {
+				stream = append(stream, func(x *authn.Index) { x.DeleteRole(name) })
+			}
+			streams = append(streams, stream)
+		}
 		for i := range rapid.IntRange(0, 2).Draw(rt, "revocations") {
 			r := w.revocation(rt, fmt.Sprintf("r%d", i+1))
 			streams = append(streams, []event{func(x *authn.Index) { _ = x.SetRevocation(r) }})
@@ -272,7 +284,7 @@ func TestAnyOrderGivesTheSameIndex(t *testing.T) {
 func TestTheIndexAnswersAsTheRulesSay(t *testing.T) {
 	w := newWorld(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		m := model{world: w, classes: map[string]*v1alpha1.CredentialClassSpec{}, namespaces: map[string]map[string]string{}}
+		m := model{world: w, classes: map[string]*v1alpha1.CredentialClassSpec{}, namespaces: map[string]map[string]string{}, roles: map[string][]string{}}
 		x := authn.New(authn.Config{Peppers: w.peppers})
 		for _, name := range classNames {
 			m.classes[name] = w.class(rt)
@@ -281,6 +293,10 @@ func TestTheIndexAnswersAsTheRulesSay(t *testing.T) {
 		for _, name := range []string{"n1", "n2"} {
 			m.namespaces[name] = labels(rt, "namespace labels")
 			x.SetNamespace(name, m.namespaces[name])
+		}
+		for _, name := range some(rt, "roles there are", roleNames, 2) {
+			m.roles[name] = some(rt, "role", w.permissions, 2)
+			x.SetRole(name, m.roles[name])
 		}
 		if rapid.IntRange(0, 2).Draw(rt, "revocations") == 0 {
 			m.revocation = w.revocation(rt, "r1")
@@ -307,6 +323,7 @@ type model struct {
 	*world
 	classes     map[string]*v1alpha1.CredentialClassSpec
 	namespaces  map[string]map[string]string
+	roles       map[string][]string
 	revocation  *v1alpha1.Revocation
 	credentials []state
 }
@@ -436,7 +453,11 @@ func (m model) checkPermissions(rt *rapid.T, question string, s state, p *authn.
 	}
 	for _, permission := range []string{"a", "a:b", "a:x", "a:b:c", "a:b:x", "d", "d:x", "e", "mintmark:x"} {
 		ceiling := covers(authz.Strings(rule.Permissions), permission) && !covers(authz.Strings(rule.Except), permission)
-		want := p.Admin || side(s.rec.Admin, s.rec.Permissions, permission) && side(s.live.Admin, s.live.Permissions, permission) && ceiling
+		direct := side(s.rec.Admin, s.rec.Permissions, permission) && side(s.live.Admin, s.live.Permissions, permission)
+		byRole := slices.ContainsFunc(roleNames, func(role string) bool {
+			return slices.Contains(s.rec.Roles, role) && slices.Contains(s.live.Roles, role) && covers(m.roles[role], permission)
+		})
+		want := p.Admin || (direct || byRole) && ceiling
 		if got := p.Allows(permission); got != want {
 			rt.Fatalf("%s: allows %s: %v", question, permission, got)
 		}

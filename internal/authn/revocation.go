@@ -7,65 +7,58 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
 // revocation is a Revocation object, compiled.
 type revocation struct {
-	all        bool
-	kinds      []string
-	namespaces []string
-	selector   labels.Selector // nil where the spec has none
+	credential.Selector
+	created int64 // Unix seconds
 }
 
-func newRevocation(spec *v1alpha1.RevocationSpec) (*revocation, error) {
-	r := &revocation{all: spec.All, kinds: cloneStrings(spec.Kinds), namespaces: cloneStrings(spec.Namespaces)}
-	if spec.Selector != nil {
-		selector, err := metav1.LabelSelectorAsSelector(spec.Selector)
-		if err != nil {
-			return nil, fmt.Errorf("spec.selector cannot be read, so nothing is revoked by it: create another Revocation: %w", err)
-		}
-		// An empty selector matches everything, and is no way to say so.
-		if selector.Empty() {
-			return nil, fmt.Errorf("spec.selector is empty, so nothing is revoked by it: create another Revocation, with all: true if that is meant")
-		}
-		r.selector = selector
+func newRevocation(object *v1alpha1.Revocation) (*revocation, error) {
+	selector, err := credential.NewSelector(&object.Spec)
+	if err != nil {
+		return nil, fmt.Errorf("Revocation %s: %w", object.Name, err)
 	}
-	if !r.all && r.kinds == nil && r.namespaces == nil && r.selector == nil {
-		return nil, fmt.Errorf("spec selects nothing, so nothing is revoked by it: create another Revocation, with all: true if everything is meant")
-	}
-	return r, nil
-}
-
-// selects tells whether the Revocation takes the credential: by its labels as
-// they are or as they were sealed, so that changing them slips nothing.
-func (r *revocation) selects(h *holder) bool {
-	if r.all {
-		return true
-	}
-	if r.kinds != nil && !slices.Contains(r.kinds, string(h.Kind)) {
-		return false
-	}
-	if r.namespaces != nil && !slices.Contains(r.namespaces, h.Namespace) {
-		return false
-	}
-	return r.selector == nil || r.selector.Matches(h.live.labels.set()) || h.sealed != nil && r.selector.Matches(h.sealed.labels.set())
+	return &revocation{Selector: selector, created: object.CreationTimestamp.Unix()}, nil
 }
 
 // takes tells whether the Revocation of this UID revokes the credential: it
-// selects it, and the record does not account for it.
+// selects it, by its labels as they are or as they were sealed, and the record
+// does not account for it.
 func (r *revocation) takes(uid string, h *holder) bool {
-	return !h.sealed.accountsFor(uid) && r.selects(h)
+	c := h.cohort
+	if c.accountsFor(uid, r) {
+		return false
+	}
+	if c.terms == nil {
+		return r.Selects(c.kind, c.namespace, h.labels.live())
+	}
+	return r.Selects(c.kind, c.namespace, h.labels.live(), h.labels.sealed())
 }
 
-func (l *labelSet) set() labels.Set {
-	if l == nil {
-		return nil
+// take marks a credential with the Revocations that select it, and unmarks those
+// the record accounts for.
+func (x *Index) take(h *holder, m *marks) {
+	var taken []string
+	for _, uid := range m.revocations {
+		if !h.cohort.accountsFor(uid, x.revocations[uid]) {
+			taken = append(taken, uid)
+		}
 	}
-	return l.labels
+	for uid, r := range x.revocations {
+		if !slices.Contains(taken, uid) && r.takes(uid, h) {
+			taken = append(taken, uid)
+		}
+	}
+	m.revocations = taken
+}
+
+func (h *holder) takenBy(uid string) bool {
+	return h.more != nil && slices.Contains(h.more.revoked.marks.revocations, uid)
 }
 
 // SetRevocation takes in a Revocation. It takes every version of what it selects,
@@ -73,9 +66,9 @@ func (l *labelSet) set() labels.Set {
 // keeps, until a record accounts for it. An error means that it selects nothing
 // that could be told, and revokes nothing.
 func (x *Index) SetRevocation(object *v1alpha1.Revocation) error {
-	r, err := newRevocation(&object.Spec)
+	r, err := newRevocation(object)
 	if err != nil {
-		return fmt.Errorf("Revocation %s: %w", object.Name, err)
+		return err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -83,8 +76,8 @@ func (x *Index) SetRevocation(object *v1alpha1.Revocation) error {
 	x.revocations[uid] = r
 	x.brake.Store(&brake{uid, r})
 	defer x.brake.Store(nil)
-	for h := range x.within(r.namespaces) {
-		if !slices.Contains(h.marks.revocations, uid) && r.takes(uid, h) {
+	for h := range x.within(r.Namespaces()) {
+		if !h.takenBy(uid) && r.takes(uid, h) {
 			x.refresh(h)
 		}
 	}
@@ -99,29 +92,17 @@ type brake struct {
 	*revocation
 }
 
-func (x *Index) braked(uid string) bool {
+func (x *Index) braked(h *holder) bool {
 	b := x.brake.Load()
-	if b == nil {
-		return false
-	}
-	h, ok := x.holders.Load(uid)
-	return !ok || b.takes(b.uid, h)
+	return b != nil && b.takes(b.uid, h)
 }
 
 // within gives the credentials of some namespaces; of all where none are named.
 func (x *Index) within(namespaces []string) iter.Seq[*holder] {
 	return func(yield func(*holder) bool) {
-		if namespaces == nil {
-			x.holders.Range(func(_ string, h *holder) bool { return yield(h) })
-			return
-		}
-		for _, name := range namespaces {
-			if ns := x.namespaces[name]; ns != nil {
-				for uid := range ns.holders {
-					if h, ok := x.holders.Load(uid); ok && !yield(h) {
-						return
-					}
-				}
+		for h := range x.holders.All() {
+			if (namespaces == nil || slices.Contains(namespaces, h.cohort.namespace)) && !yield(h) {
+				return
 			}
 		}
 	}
@@ -137,16 +118,18 @@ func (x *Index) DeleteRevocation(object *v1alpha1.Revocation) {
 	uid := string(object.UID)
 	delete(x.revocations, uid)
 	settled := meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionSettled)
-	for _, h := range x.holders.Range {
-		if !slices.Contains(h.marks.revocations, uid) {
+	for h := range x.holders.All() {
+		if !h.takenBy(uid) {
 			continue
 		}
-		next := *h
-		next.marks.revocations = slices.DeleteFunc(slices.Clone(h.marks.revocations), func(u string) bool { return u == uid })
+		f := x.open(h)
+		marks := &f.revoked.marks
+		marks.revocations = slices.DeleteFunc(slices.Clone(marks.revocations), func(u string) bool { return u == uid })
 		if !settled {
-			next.marks.through = max(next.marks.through, h.marks.latest)
+			marks.through = max(marks.through, marks.latest)
 		}
-		next.take(x.revocations)
-		x.publish(h, &next)
+		next := x.pack(f)
+		next.seen = h.seen
+		x.publish(h, next)
 	}
 }

@@ -1,6 +1,8 @@
 package authn
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -20,17 +22,12 @@ type terms struct {
 	admin       bool
 	networks    networks
 	jwt         JWT
+	attributes  map[string]string
+	rate        *Rate
 }
 
-// covers tells whether this side allows the permission. An admin covers every
-// one, where the ceiling allows admins.
-func (t *terms) covers(permission string, adminAllowed bool) bool {
-	if t.admin {
-		return adminAllowed
-	}
-	return t.permissions.Allows(permission)
-}
-
+// patterns are what this side allows directly. An admin is allowed everything,
+// where the ceiling allows admins.
 func (t *terms) patterns(adminAllowed bool) authz.Set {
 	switch {
 	case t.admin && adminAllowed:
@@ -47,26 +44,36 @@ type draft struct {
 	admin                                bool
 	ttl                                  time.Duration
 	algorithm                            string
+	attributes                           map[string]string
+	rate                                 *Rate
 }
 
 func sealedDraft(r *credential.Record) draft {
-	return draft{
+	d := draft{
 		permissions: r.Permissions, roles: r.Roles, cidrs: r.CIDRs, audiences: r.JWT.Audiences, admin: r.Admin,
 		ttl: time.Duration(r.JWT.TTLSeconds) * time.Second, algorithm: r.JWT.Algorithm,
+		attributes: r.Attributes,
 	}
+	if r.Rate != nil {
+		d.rate = &Rate{Requests: r.Rate.Requests, Per: time.Duration(r.Rate.PerMillis) * time.Millisecond, Burst: r.Rate.Burst}
+	}
+	return d
 }
 
 func liveDraft(l Live) draft {
-	return draft{permissions: l.Permissions, roles: l.Roles, cidrs: l.CIDRs, audiences: l.JWTAudiences, admin: l.Admin, ttl: l.JWTTTL}
+	return draft{
+		permissions: l.Permissions, roles: l.Roles, cidrs: l.CIDRs, audiences: l.JWTAudiences, admin: l.Admin, ttl: l.JWTTTL,
+		attributes: l.Attributes, rate: l.Rate,
+	}
 }
 
 // key is the draft in one string, such that different drafts differ. Order and
 // duplicates mean nothing in any of the lists.
 func (d draft) key() string {
 	var b strings.Builder
-	for _, list := range [][]string{d.permissions, d.roles, d.cidrs, d.audiences, {d.algorithm}} {
+	write := func(list []string) {
 		b.WriteString(strconv.Itoa(len(list)))
-		for _, item := range canonical(list) {
+		for _, item := range list {
 			b.WriteByte(' ')
 			b.WriteString(strconv.Itoa(len(item)))
 			b.WriteByte(':')
@@ -74,17 +81,31 @@ func (d draft) key() string {
 		}
 		b.WriteByte('\n')
 	}
+	for _, list := range [][]string{d.permissions, d.roles, d.cidrs, d.audiences} {
+		write(canonical(list))
+	}
+	write([]string{d.algorithm})
+	write(pairs(d.attributes))
+	if d.rate != nil {
+		fmt.Fprint(&b, d.rate.Requests, d.rate.Per.Nanoseconds(), d.rate.Burst, "\n")
+	}
 	b.WriteString(strconv.FormatBool(d.admin))
 	b.WriteString(d.ttl.String())
 	return b.String()
 }
 
 func (d draft) compile() *terms {
-	return &terms{
+	t := &terms{
 		permissions: authz.NewSet(cloneStrings(d.permissions)), roles: cloneStrings(canonical(d.roles)), admin: d.admin,
-		networks: newNetworks(d.cidrs),
-		jwt:      JWT{TTL: d.ttl, Audiences: cloneStrings(d.audiences), Algorithm: strings.Clone(d.algorithm)},
+		networks:   newNetworks(d.cidrs),
+		jwt:        JWT{TTL: d.ttl, Audiences: cloneStrings(d.audiences), Algorithm: strings.Clone(d.algorithm)},
+		attributes: cloneMap(d.attributes),
 	}
+	if d.rate != nil {
+		rate := *d.rate
+		t.rate = &rate
+	}
+	return t
 }
 
 func canonical(list []string) []string {
@@ -103,6 +124,26 @@ func cloneStrings(list []string) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
 		out[i] = strings.Clone(s)
+	}
+	return out
+}
+
+func cloneMap(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[intern(k)] = intern(v)
+	}
+	return out
+}
+
+// pairs are the keys and values of a map, in order.
+func pairs(m map[string]string) []string {
+	out := make([]string, 0, 2*len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k, m[k])
 	}
 	return out
 }
@@ -148,6 +189,24 @@ type pool[K comparable, V any] struct {
 }
 
 const poolSweepMin = 64
+
+// all gives every value that is held.
+func (p *pool[K, V]) all(yield func(*V) bool) {
+	for _, held := range p.held {
+		if v := held.Value(); v != nil && !yield(v) {
+			return
+		}
+	}
+}
+
+// forget makes values anew that are asked for again. Who holds one keeps it.
+func (p *pool[K, V]) forget(which func(*V) bool) {
+	for key, held := range p.held {
+		if v := held.Value(); v != nil && which(v) {
+			delete(p.held, key)
+		}
+	}
+}
 
 func (p *pool[K, V]) get(key K, compile func() *V) *V {
 	if v := p.held[key].Value(); v != nil {

@@ -16,6 +16,10 @@ type Usage struct {
 	LastUsed time.Time
 }
 
+// restAfter is how long after its latest use, in seconds, a credential gives up the
+// memory it was told with.
+const restAfter = 600
+
 // UsageSince lists the versions used since the cursor was returned, in the order
 // their use was first noticed, at most limit of them (all of them where limit is
 // not positive), and the cursor to ask with next. Cursor 0 asks for every version
@@ -32,19 +36,20 @@ func (x *Index) UsageSince(cursor uint64, limit int) (items []Usage, next uint64
 		Usage
 	}
 	var changes []change
-	for uid, h := range x.holders.Range {
-		if h.sealed == nil {
-			continue
-		}
-		for i := range h.sealed.versions {
-			v := &h.sealed.versions[i]
-			uses := v.usage.uses.Load()
-			if uses != v.usage.reported {
+	idle := x.usedLatest - restAfter
+	for h := range x.holders.All() {
+		for e := range h.counted {
+			u := e.use
+			if u.changed.CompareAndSwap(unreported, x.usageSeq+1) {
 				x.usageSeq++
-				v.usage.reported, v.usage.changed = uses, x.usageSeq
 			}
-			if v.usage.changed > cursor {
-				changes = append(changes, change{v.usage.changed, Usage{uid, v.number, uses, time.Unix(v.usage.last.Load(), 0).UTC()}})
+			last := u.last.Load()
+			x.usedLatest = max(x.usedLatest, last)
+			if last < idle {
+				e.told.Store(nil)
+			}
+			if seq := u.changed.Load(); seq > cursor && seq != unreported {
+				changes = append(changes, change{seq, Usage{h.uid(), e.number, u.uses.Load(), time.Unix(last, 0).UTC()}})
 			}
 		}
 	}

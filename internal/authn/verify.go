@@ -22,38 +22,46 @@ func (x *Index) Verify(tok credential.Token, req Request, now time.Time) Verdict
 	// A refusal goes on to the other peppers, so that it takes as long as not
 	// finding the value at all.
 	for _, pepper := range *x.peppers.Load() {
-		e, ok := x.table.Load(pepper.Digest(inner))
-		if !ok {
+		e := x.digests.Get(pepper.Digest(inner))
+		if e == nil {
 			continue
 		}
-		reason := e.judge(tok, req, now)
-		if reason == ReasonAccepted && x.braked(e.principal.UID) {
+		last := e.use.last.Load()
+		stands := e.holder.cohort.now.Load()
+		reason := e.judge(stands, tok, req, now)
+		if reason == ReasonAccepted && x.braked(e.holder) {
 			reason = ReasonRevoked
 		}
+		whose := e.principal(stands.grant)
 		if reason != ReasonAccepted {
-			verdict = refuse(reason, &e.principal)
+			verdict = refuse(reason, whose)
 			continue
 		}
-		e.usage.count(now.Unix())
-		return Verdict{OK: true, Reason: ReasonAccepted, Principal: &e.principal}
+		e.use.count(now.Unix(), last)
+		return Verdict{OK: true, Reason: ReasonAccepted, Principal: whose}
 	}
 	return verdict
 }
 
-// judge checks what was left open when the entry was worked out.
-func (e *entry) judge(tok credential.Token, req Request, now time.Time) Reason {
-	if e.refusal != ReasonAccepted {
+// judge checks everything about the version; stands is how its cohort does.
+func (e *entry) judge(stands *standing, tok credential.Token, req Request, now time.Time) Reason {
+	switch {
+	case stands.reason == ReasonDeleted:
+		return ReasonDeleted
+	case e.refusal == ReasonRevoked:
+		return ReasonRevoked
+	case stands.reason != ReasonAccepted:
+		return stands.reason
+	case e.refusal != ReasonAccepted:
 		return e.refusal
-	}
-	if expired(e.notAfter, now) {
+	case expired(e.notAfter(), now):
 		return ReasonExpired
 	}
-	g := e.principal.Grant
 	// Of the format of the credential's own class, not only of any.
-	if tok.External() && (g.ceiling.format == nil || !g.ceiling.format.matches(tok.Reveal())) {
+	if f := stands.grant.ceiling.format; tok.External() && (f == nil || !f.matches(tok.Reveal())) {
 		return ReasonMalformed
 	}
-	if !g.from(req) {
+	if !stands.grant.from(req) {
 		return ReasonNetwork
 	}
 	return ReasonAccepted
@@ -95,40 +103,53 @@ func (x *Index) VerifyUse(uid string, version int64, req Request, now time.Time)
 	if x.stale(now) {
 		return refuse(ReasonStale, nil)
 	}
-	h, ok := x.holders.Load(uid)
-	if !ok || h.sealed == nil {
+	h := x.holders.Get(uid)
+	if h == nil || h.cohort.terms == nil {
 		return refuse(ReasonUnknown, nil)
 	}
 	if version <= 0 {
 		return refuse(ReasonMalformed, nil)
 	}
-	e := h.entry(version)
-	if e == nil {
-		e = &entry{principal: h.principal(version, "", h.live.expires), notAfter: h.live.expires}
-	} else if owner, held := x.table.Load(e.digest); held && owner.principal.UID != uid {
-		return refuse(ReasonDigestConflict, &e.principal)
+	stands := h.cohort.now.Load()
+	whose, revoked, notAfter := h.user(version, stands.grant)
+	if e := h.version(version); e != nil {
+		if owner := x.digests.Get(e.digest); owner != nil && owner.uid() != uid {
+			return refuse(ReasonDigestConflict, whose)
+		}
 	}
-	reason := h.judgeUse(e, version, req, now)
-	if reason == ReasonAccepted && x.braked(uid) {
+	reason := stands.judgeUse(revoked, notAfter, req, now)
+	if reason == ReasonAccepted && x.braked(h) {
 		reason = ReasonRevoked
 	}
 	if reason != ReasonAccepted {
-		return refuse(reason, &e.principal)
+		return refuse(reason, whose)
 	}
-	return Verdict{OK: true, Reason: ReasonAccepted, Principal: &e.principal}
+	return Verdict{OK: true, Reason: ReasonAccepted, Principal: whose}
 }
 
-func (h *holder) judgeUse(e *entry, version int64, req Request, now time.Time) Reason {
-	switch standing := h.standing(); {
-	case h.live.deleting:
+// user is whose version something was issued for, and how that stands, whether or not
+// it is held.
+func (h *holder) user(version int64, grant *Grant) (whose *Principal, revoked bool, notAfter int64) {
+	if e := h.version(version); e != nil {
+		return e.principal(grant), e.refusal == ReasonRevoked, e.notAfter()
+	}
+	if h.more != nil {
+		notAfter = h.more.expires
+	}
+	return newPrincipal(&h.entry, version, "", grant, notAfter), h.revokes(version), notAfter
+}
+
+func (s *standing) judgeUse(revoked bool, notAfter int64, req Request, now time.Time) Reason {
+	switch {
+	case s.reason == ReasonDeleted:
 		return ReasonDeleted
-	case h.revoked(version):
+	case revoked:
 		return ReasonRevoked
-	case standing != ReasonAccepted:
-		return standing
-	case expired(e.notAfter, now):
+	case s.reason != ReasonAccepted:
+		return s.reason
+	case expired(notAfter, now):
 		return ReasonExpired
-	case !h.grant.from(req):
+	case !s.grant.from(req):
 		return ReasonNetwork
 	}
 	return ReasonAccepted

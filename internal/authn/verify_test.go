@@ -205,7 +205,7 @@ func TestPrincipal(t *testing.T) {
 		Identity: &authn.Identity{
 			UID: "uid-1", Kind: v1alpha1.KindServiceToken, Namespace: "payments", Name: "ci-deploy", Subject: "servicetoken:payments:ci-deploy",
 		},
-		Version: 1, Prefix: f.present.Prefix(), Expires: epoch.Add(time.Hour),
+		Version: 1, Prefix: f.present.Prefix(), Slot: authn.SlotCurrent, Expires: epoch.Add(time.Hour),
 		Grant: &authn.Grant{
 			Class: "default", Permissions: []string{"api:read", "deploy:*"}, Roles: []string{"deployer", "reader"},
 			JWT: authn.JWT{TTL: 5 * time.Minute, Audiences: []string{"https://b.example"}, Algorithm: "ES256"},
@@ -518,4 +518,17 @@ func TestReasonsHaveCodesOfTheirOwn(t *testing.T) {
 	if got := authn.Reason(200).String(); got != "Unknown" {
 		t.Errorf("a reason that is none has the code %q", got)
 	}
+}
+
+// TestAnotherClassIsNoWayOut: neither one that allows more, nor one that exists.
+func TestAnotherClassIsNoWayOut(t *testing.T) {
+	f := newFixture(t)
+	x := f.index()
+	mustSetClass(t, x, "other", f.class)
+	f.live.ClassName = "other"
+	x.Apply(f.live, f.rec)
+	expectReason(t, f.verify(x), authn.ReasonClass)
+	f.live.ClassName = "default"
+	x.Apply(f.live, f.rec)
+	expectReason(t, f.verify(x), authn.ReasonAccepted)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/authn"
+	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/credential"
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 	"github.com/mintmark-dev/mintmark/internal/server/listwatch"
@@ -33,6 +34,9 @@ type feed struct {
 	keys       *keys
 	ready      *readiness
 	freshness  *freshness
+	policies   *policies
+	denied     *denyList
+	foreign    *foreign
 	metrics    *metrics
 	log        *slog.Logger
 	now        func() time.Time
@@ -71,9 +75,14 @@ func (f *feed) prepare() {
 	}
 	f.add("leases.coordination.k8s.io/"+HeartbeatLease,
 		f.clients.coordination.source("leases", f.namespace, HeartbeatLease, &coordinationv1.LeaseList{}), &heartbeatSink{f.freshness, f.now})
+	f.add("configmaps/"+RevokedTokensConfigMap,
+		f.clients.core.source("configmaps", f.namespace, RevokedTokensConfigMap, &corev1.ConfigMapList{}), f.denied)
 	mintmark := f.clients.mintmark
 	f.add("credentialclasses.mintmark.dev", mintmark.source("credentialclasses", "", "", &v1alpha1.CredentialClassList{}), &classSink{f: f})
+	f.add("accessroles.mintmark.dev", mintmark.source("accessroles", "", "", &v1alpha1.AccessRoleList{}), &roleSink{f: f})
 	f.add("revocations.mintmark.dev", mintmark.source("revocations", "", "", &v1alpha1.RevocationList{}), &revocationSink{f: f})
+	f.add("accesspolicies.mintmark.dev", mintmark.source("accesspolicies", "", "", &v1alpha1.AccessPolicyList{}), &policySink{policies: f.policies})
+	f.add("trustedissuers.mintmark.dev", mintmark.source("trustedissuers", "", "", &v1alpha1.TrustedIssuerList{}), &issuerSink{foreign: f.foreign})
 	if len(f.namespaces) == 0 {
 		f.add("namespaces", f.clients.namespaces(""), &namespaceSink{f: f})
 		f.addCredentials("")
@@ -93,18 +102,14 @@ func (f *feed) addCredentials(ns string) {
 	for _, c := range []struct {
 		kind     v1alpha1.Kind
 		resource string
-		list     runtime.Object
-	}{
-		{v1alpha1.KindServiceToken, "servicetokens", &v1alpha1.ServiceTokenList{}},
-		{v1alpha1.KindAPIKey, "apikeys", &v1alpha1.APIKeyList{}},
-	} {
+	}{{v1alpha1.KindServiceToken, "servicetokens"}, {v1alpha1.KindAPIKey, "apikeys"}} {
 		name := c.resource + ".mintmark.dev"
 		if ns != "" {
 			name += " in namespace " + ns
 		}
 		sink := &credentialSink{f: f, kind: c.kind, namespace: ns, refused: map[string]recordRefusal{}}
 		f.credentials = append(f.credentials, sink)
-		f.sinks = append(f.sinks, sourced{name: name, source: f.clients.mintmark.source(c.resource, ns, "", c.list), sink: sink, late: true})
+		f.sinks = append(f.sinks, sourced{name: name, source: f.clients.mintmark.slimSource(c.kind, c.resource, ns), sink: sink, late: true})
 	}
 }
 
@@ -321,7 +326,7 @@ func (s *credentialSink) Put(object runtime.Object) {
 	switch {
 	case outcome.Record.Refused():
 		reason = string(outcome.Record)
-	case record == nil && reason == "" && s.f.index.Accepts(string(c.GetUID()), 1):
+	case outcome.Orphaned && reason == "":
 		reason = refusedMissing
 	}
 	if len(outcome.Conflicts) > 0 && reason == "" {
@@ -460,6 +465,30 @@ func (s *classSink) Delete(object runtime.Object) {
 	if c, ok := object.(*v1alpha1.CredentialClass); ok {
 		s.listed.drop(c.Name)
 		s.f.index.DeleteClass(c.Name)
+	}
+}
+
+// roleSink applies AccessRoles.
+type roleSink struct {
+	f      *feed
+	listed roster
+}
+
+func (s *roleSink) BeginList() { s.listed.begin() }
+
+func (s *roleSink) EndList() { s.listed.end(s.f.index.DeleteRole) }
+
+func (s *roleSink) Put(object runtime.Object) {
+	if r, ok := object.(*v1alpha1.AccessRole); ok {
+		s.listed.put(r.Name)
+		s.f.index.SetRole(r.Name, authz.Strings(r.Spec.Permissions))
+	}
+}
+
+func (s *roleSink) Delete(object runtime.Object) {
+	if r, ok := object.(*v1alpha1.AccessRole); ok {
+		s.listed.drop(r.Name)
+		s.f.index.DeleteRole(r.Name)
 	}
 }
 

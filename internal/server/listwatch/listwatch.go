@@ -1,11 +1,14 @@
 // Package listwatch follows one resource of the API server without keeping it:
 // what it lists and watches goes to a [Sink], object by object, and is forgotten.
 //
-// A Loop lists consistently (a quorum read, in pages) and watches from the list's
-// resourceVersion on. The watch starts with the first page and is read while the rest of
-// the list is still coming, so that a change made during a long relist is told within
-// milliseconds. What the watch has told about an object is never overwritten by the
-// older list.
+// A Loop that knows nothing yet begins with a streaming list: a watch that first tells
+// everything there is, consistently, one object at a time, and then what changes. Where
+// the API server refuses that or breaks it off, and for every later list, it lists
+// consistently in pages
+// and watches from the list's resourceVersion on. That watch starts with the first page
+// and is read while the rest of the list is still coming, so that a change made during a
+// long relist is told within milliseconds; a streaming list would tell it last. What the
+// watch has told about an object is never overwritten by the older list.
 //
 // A Loop survives everything a watch can do: it may end, break, fall behind (410
 // Gone) or be answered by an API server that lags. One thing it does not survive: a list
@@ -76,8 +79,10 @@ type Loop struct {
 	relist chan struct{}
 	synced chan struct{}
 
-	// lastRV is the newest resourceVersion seen. It belongs to Run's goroutine.
+	// These belong to Run's goroutine: the newest resourceVersion seen, and whether the
+	// API server refuses streaming lists.
 	lastRV string
+	paged  bool
 
 	mu          sync.Mutex
 	listed      time.Time
@@ -207,51 +212,92 @@ func (l *Loop) session(parent context.Context) error {
 	defer cancel()
 
 	began := time.Now()
+	f := &following{events: make(chan watch.Event, 64), watchErr: make(chan error, 1)}
+	if l.lastRV == "" && !l.paged {
+		w, err := l.stream(ctx)
+		switch {
+		case err == nil:
+			rv, err := l.tellInitial(ctx, w)
+			if err != nil {
+				w.Stop()
+				return err
+			}
+			l.streamed(rv, began)
+			workers.Go(func() { f.watchErr <- l.readEvents(ctx, w, rv, f.events) })
+			return l.follow(ctx, f, began)
+		case !refusesStreams(err):
+			return err
+		}
+		l.paged = true
+	}
 	first, err := l.page(ctx, "")
 	if err != nil {
 		return err
 	}
+	if err := l.advance(first.rv); err != nil {
+		return err
+	}
+	l.inTouch()
+	l.config.Sink.BeginList()
+	f.pages, f.pageErr, f.touched = make(chan page), make(chan error, 1), map[types.UID]struct{}{}
+	workers.Go(func() { f.pageErr <- l.readPages(ctx, first, f.pages) })
+	workers.Go(func() { f.watchErr <- l.readEvents(ctx, nil, first.rv, f.events) })
+	return l.follow(ctx, f, began)
+}
+
+// advance notes the resourceVersion of a consistent list, which cannot fall.
+func (l *Loop) advance(rv string) error {
 	if l.lastRV != "" {
-		order, err := resourceversion.CompareResourceVersion(first.rv, l.lastRV)
+		order, err := resourceversion.CompareResourceVersion(rv, l.lastRV)
 		if err != nil {
-			return fmt.Errorf("comparing resourceVersion %q with %q: %w", first.rv, l.lastRV, err)
+			return fmt.Errorf("comparing resourceVersion %q with %q: %w", rv, l.lastRV, err)
 		}
 		if order < 0 {
 			return ErrRestored
 		}
 	}
-	l.lastRV = first.rv
-	l.inTouch()
-	l.config.Sink.BeginList()
+	l.lastRV = rv
+	return nil
+}
 
-	pages, events := make(chan page), make(chan watch.Event, 64)
-	pageErr, watchErr := make(chan error, 1), make(chan error, 1)
-	workers.Go(func() { pageErr <- l.readPages(ctx, first, pages) })
-	workers.Go(func() { watchErr <- l.readEvents(ctx, first.rv, events) })
+// following is the list and the watch of a session, under way.
+type following struct {
+	events   chan watch.Event
+	watchErr chan error
+	// Nil where the list is through.
+	pages   chan page
+	pageErr chan error
+	// touched by the watch, while the list is not through.
+	touched map[types.UID]struct{}
+}
 
+// follow tells what pages and events bring, until something ends the session.
+func (l *Loop) follow(ctx context.Context, f *following, began time.Time) error {
 	var timer <-chan time.Time
 	if l.config.RelistEvery > 0 {
 		timer = time.After(spread(l.config.RelistEvery))
 	}
-	touched := map[types.UID]struct{}{} // by the watch, while the list is not through
-	var asked <-chan struct{}           // heeded once it is: a list that never ends is none
+	var asked <-chan struct{} // heeded once the list is through: one that never ends is none
+	if f.pages == nil {
+		asked = l.relist
+	}
 	for {
 		select {
-		case e := <-events:
-			l.tell(e, touched)
-		case p := <-pages:
-			l.tellPage(p, touched, events)
-		case err := <-pageErr:
+		case e := <-f.events:
+			l.tell(e, f.touched)
+		case p := <-f.pages:
+			l.tellPage(p, f.touched, f.events)
+		case err := <-f.pageErr:
 			if err != nil {
 				return err
 			}
-			pageErr, touched, asked = nil, nil, l.relist
+			f.pageErr, f.touched, asked = nil, nil, l.relist
 			l.config.Sink.EndList()
 			l.toldWhole(began)
-		case err := <-watchErr:
+		case err := <-f.watchErr:
 			// What was read before the end counts.
-			for len(events) > 0 {
-				l.tell(<-events, touched)
+			for len(f.events) > 0 {
+				l.tell(<-f.events, f.touched)
 			}
 			return err
 		case <-timer:
@@ -263,6 +309,62 @@ func (l *Loop) session(parent context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// stream opens a watch that begins with everything there is (KEP-3157). Without a
+// resourceVersion that is as consistent as a list is.
+func (l *Loop) stream(ctx context.Context) (watch.Interface, error) {
+	initial := true
+	return l.config.Source.Watch(ctx, metav1.ListOptions{
+		SendInitialEvents: &initial, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
+		TimeoutSeconds: watchTimeout(),
+	})
+}
+
+// refusesStreams tells whether the API server knows no streaming lists, or has them
+// switched off.
+func refusesStreams(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsNotAcceptable(err)
+}
+
+// tellInitial tells what a streaming list begins with, up to the bookmark that ends it,
+// whose resourceVersion it gives. Changes may be among it; each object's are in order.
+func (l *Loop) tellInitial(ctx context.Context, w watch.Interface) (rv string, err error) {
+	l.inTouch()
+	l.config.Sink.BeginList()
+	for {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case e, open := <-w.ResultChan():
+			switch {
+			case !open:
+				return "", errors.New("the streaming list ended before it was through")
+			case e.Type == watch.Error:
+				if err := apierrors.FromObject(e.Object); !isGone(err) {
+					return "", err
+				}
+				return "", errGone
+			case e.Type != watch.Bookmark:
+				l.tell(e, nil)
+				continue
+			}
+			accessor, err := meta.Accessor(e.Object)
+			if err != nil {
+				return "", err
+			}
+			if accessor.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
+				return accessor.GetResourceVersion(), nil
+			}
+		}
+	}
+}
+
+// streamed notes that a streaming list is through.
+func (l *Loop) streamed(rv string, began time.Time) {
+	l.lastRV = rv
+	l.config.Sink.EndList()
+	l.toldWhole(began)
 }
 
 // tellPage tells a page of the list, letting events pass that arrive meanwhile.
@@ -343,12 +445,14 @@ func (l *Loop) readPages(ctx context.Context, p page, pages chan<- page) error {
 }
 
 // readEvents watches from rv on, again and again, until the API server can no longer
-// tell what came after what it told last: errGone.
-func (l *Loop) readEvents(ctx context.Context, rv string, events chan<- watch.Event) error {
+// tell what came after what it told last: errGone. It begins with a watch that is open
+// already, if there is one.
+func (l *Loop) readEvents(ctx context.Context, w watch.Interface, rv string, events chan<- watch.Event) error {
 	var retry backoff
 	for {
 		began := time.Now()
-		newer, err := l.watchOnce(ctx, rv, events)
+		newer, err := l.watchOnce(ctx, w, rv, events)
+		w = nil
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -370,14 +474,21 @@ func (l *Loop) readEvents(ctx context.Context, rv string, events chan<- watch.Ev
 	}
 }
 
-// watchOnce is one watch. It returns the newest resourceVersion it told.
-func (l *Loop) watchOnce(ctx context.Context, rv string, events chan<- watch.Event) (string, error) {
-	seconds := int64(300 + rand.IntN(300)) // spread, so that watches do not all end together
-	w, err := l.config.Source.Watch(ctx, metav1.ListOptions{
-		ResourceVersion: rv, AllowWatchBookmarks: true, TimeoutSeconds: &seconds,
-	})
-	if err != nil {
-		return rv, err
+// watchTimeout is spread, so that watches do not all end together.
+func watchTimeout() *int64 {
+	seconds := int64(300 + rand.IntN(300))
+	return &seconds
+}
+
+// watchOnce is one watch: the one that is open, or another. It returns the newest
+// resourceVersion it told.
+func (l *Loop) watchOnce(ctx context.Context, w watch.Interface, rv string, events chan<- watch.Event) (string, error) {
+	if w == nil {
+		var err error
+		w, err = l.config.Source.Watch(ctx, metav1.ListOptions{ResourceVersion: rv, AllowWatchBookmarks: true, TimeoutSeconds: watchTimeout()})
+		if err != nil {
+			return rv, err
+		}
 	}
 	defer w.Stop()
 	l.inTouch()

@@ -17,7 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/mintmark-dev/mintmark/internal/server/listwatch"
@@ -34,6 +36,12 @@ type apiServer struct {
 	lists   int
 
 	listErr, watchErr error
+	// streams: it knows streaming lists. breakAfter is after how many objects one breaks
+	// off, while it is positive, and with what; streamed counts those that were begun.
+	streams    bool
+	breakAfter int
+	breakWith  error
+	streamed   int
 	// onPage is called before a page after the first is given.
 	onPage func()
 }
@@ -70,7 +78,9 @@ func (a *apiServer) event(kind watch.EventType, o runtime.Object) {
 	e := watch.Event{Type: kind, Object: o}
 	a.history = append(a.history, e)
 	for w := range a.watches {
-		w.Action(e.Type, e.Object)
+		if !w.IsStopped() {
+			w.Action(e.Type, e.Object)
+		}
 	}
 }
 
@@ -127,6 +137,9 @@ func (a *apiServer) watch(_ context.Context, o metav1.ListOptions) (watch.Interf
 	if a.watchErr != nil {
 		return nil, a.watchErr
 	}
+	if o.SendInitialEvents != nil && *o.SendInitialEvents {
+		return a.stream(o)
+	}
 	from, err := strconv.Atoi(o.ResourceVersion)
 	if err != nil {
 		return nil, err
@@ -144,6 +157,37 @@ func (a *apiServer) watch(_ context.Context, o metav1.ListOptions) (watch.Interf
 			w.Action(e.Type, e.Object)
 		}
 	}
+	a.watches[w] = struct{}{}
+	return w, nil
+}
+
+// stream is a streaming list.
+func (a *apiServer) stream(o metav1.ListOptions) (watch.Interface, error) {
+	if !a.streams {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", field.ErrorList{field.Forbidden(field.NewPath("sendInitialEvents"), "the feature is off")})
+	}
+	if o.ResourceVersion != "" || o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan || !o.AllowWatchBookmarks {
+		return nil, errors.New("not a consistent streaming list")
+	}
+	a.streamed++
+	w := watch.NewFakeWithChanSize(1000, false)
+	for i, name := range slices.Sorted(maps.Keys(a.objects)) {
+		if a.breakAfter > 0 && i == a.breakAfter {
+			a.breakAfter = 0
+			if a.breakWith != nil {
+				status := a.breakWith.(apierrors.APIStatus).Status()
+				w.Error(&status)
+			} else {
+				w.Stop()
+			}
+			return w, nil
+		}
+		w.Add(a.objects[name])
+	}
+	bookmark := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.Itoa(a.rv)}}
+	w.Action(watch.Bookmark, bookmark.DeepCopy())
+	bookmark.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	w.Action(watch.Bookmark, bookmark)
 	a.watches[w] = struct{}{}
 	return w, nil
 }
@@ -253,6 +297,63 @@ func TestEverythingListedAndWatchedIsTold(t *testing.T) {
 		synctest.Wait()
 		same(t, a, m)
 	})
+}
+
+func TestAStreamingListTellsEverythingAndThenWhatChanges(t *testing.T) {
+	for name, with := range map[string]struct {
+		after int
+		err   error
+	}{
+		"at once":                     {},
+		"after it ended half-way":     {after: 3},
+		"after it failed half-way":    {3, apierrors.NewInternalError(errors.New("etcd is slow"))},
+		"after it was too far behind": {3, apierrors.NewResourceExpired("too old")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPIServer()
+			a.streams, a.breakAfter, a.breakWith = true, with.after, with.err
+			for i := range 7 {
+				a.put(fmt.Sprint("object-", i))
+			}
+			follow(t, a, nil, func(loop *listwatch.Loop, m *mirror, _ <-chan error) {
+				if with.after > 0 {
+					select {
+					case <-loop.Synced():
+						t.Error("synced half-way")
+					default:
+					}
+					a.remove("object-0") // and was told
+					settle()
+				}
+				same(t, a, m)
+				select {
+				case <-loop.Synced():
+				default:
+					t.Error("not synced")
+				}
+				a.put("object-7")
+				a.put("object-1")
+				a.remove("object-2")
+				synctest.Wait()
+				same(t, a, m)
+				if (a.lists != 0) != (with.after > 0) {
+					t.Errorf("%d lists in pages as well", a.lists)
+				}
+				pages := a.lists
+				// What happens during a later list is told at once, which pages allow.
+				begun := a.streamed
+				loop.Relist()
+				a.cut(true)
+				settle()
+				a.put("object-8")
+				synctest.Wait()
+				same(t, a, m)
+				if a.lists == pages || a.streamed != begun {
+					t.Errorf("listed again: %d times in pages, %d times streaming", a.lists, a.streamed-begun)
+				}
+			})
+		})
+	}
 }
 
 func TestAChangeDuringALongListIsToldAtOnceAndNotUndoneByIt(t *testing.T) {
@@ -396,7 +497,14 @@ func TestAskingForListsWhileOneIsUnderWayDoesNotKeepItFromEnding(t *testing.T) {
 }
 
 func TestARestoredClusterEndsTheLoop(t *testing.T) {
+	for name, streams := range map[string]bool{"listed in pages": false, "listed as a stream": true} {
+		t.Run(name, func(t *testing.T) { testRestored(t, streams) })
+	}
+}
+
+func testRestored(t *testing.T, streams bool) {
 	a := newAPIServer()
+	a.streams = streams
 	a.put("one")
 	follow(t, a, nil, func(_ *listwatch.Loop, _ *mirror, ended <-chan error) {
 		a.mu.Lock()
