@@ -114,6 +114,9 @@ func ruleBefore(before, updated []v1alpha1.ClassRule, i int) (known *v1alpha1.Cl
 	if longer(before[j].MaxTTL, updated[i].MaxTTL) {
 		return nothing, ".maxTTL is longer than before"
 	}
+	if widerAttributes(before[j].Attributes, updated[i].Attributes) {
+		return nothing, ".attributes, which policies go by, allows more than before"
+	}
 	return &before[j], ""
 }
 
@@ -152,6 +155,27 @@ func sameNamespaces(a, b v1alpha1.ClassRule) bool {
 		return everywhere(a.NamespaceSelector) && everywhere(b.NamespaceSelector)
 	}
 	return equality.Semantic.DeepEqual(a.NamespaceSelector, b.NamespaceSelector)
+}
+
+// widerAttributes tells whether a rule allows an attribute that it did not. No
+// rules at all allow any.
+func widerAttributes(before, updated []v1alpha1.AttributeRule) bool {
+	if before == nil || updated == nil {
+		return before != nil
+	}
+	ceiling := authz.NewCeiling(&v1alpha1.ClassRule{Attributes: before})
+	for _, allowed := range updated {
+		known := slices.IndexFunc(before, func(r v1alpha1.AttributeRule) bool { return r.Key == allowed.Key })
+		if known < 0 || len(allowed.Values) == 0 && len(before[known].Values) > 0 {
+			return true
+		}
+		for _, value := range allowed.Values {
+			if !ceiling.AllowsAttribute(allowed.Key, string(value)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // longer tells whether a limit allows more than before; none allows the most.

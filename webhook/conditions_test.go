@@ -189,7 +189,7 @@ func TestHowTheWebhooksAreCalled(t *testing.T) {
 			}
 		}
 	}
-	if len(hooks) != 7 {
+	if len(hooks) != 10 {
 		t.Errorf("there are %d webhooks; is a new one to be looked at here?", len(hooks))
 	}
 }

@@ -78,6 +78,11 @@ func restartDemands(namespace string, before, updated *v1alpha1.Restart) []deman
 			demands = append(demands, patch(namespace, "spec.restart.selector over every "+kind, workloadResources[kind], ""))
 		}
 	}
+	if updated.Consumers && !before.Consumers {
+		for _, kind := range slices.Sorted(maps.Keys(workloadResources)) {
+			demands = append(demands, patch(namespace, "spec.restart.consumers over every "+kind, workloadResources[kind], ""))
+		}
+	}
 	return demands
 }
 

@@ -10,6 +10,9 @@
 //	/validate-mintmark-dev-v1alpha1-servicetoken   the class's ceiling, and whether the author may hand out what
 //	/validate-mintmark-dev-v1alpha1-apikey         the change adds
 //	/validate-mintmark-dev-v1alpha1-credentialclass
+//	/validate-mintmark-dev-v1alpha1-accessrole     what the role bundles anew
+//	/validate-mintmark-dev-v1alpha1-accesspolicy   compiles the expressions
+//	/validate-mintmark-dev-v1alpha1-trustedissuer  compiles its expressions, and what its tokens can get anew
 //
 // config/webhook says when the API server calls which of them.
 //
@@ -26,9 +29,11 @@
 //	admin                    the same, unnamed or by the name "admin"; no wildcard covers it
 //	a role                   verb use on accessroles.mintmark.dev
 //	the class                verb use on credentialclasses.mintmark.dev
-//	workloads to restart     verb patch on them; on all of their kinds where a selector chooses them
+//	workloads to restart     verb patch on them; on all of their kinds where selector or consumers chooses them
 //	a rule of a class        grant on its permissions, on what is no longer taken out by except, and by
 //	                         the names "admin", "external" and "adoption" on these
+//	a permission of a role   grant on it
+//	the ceiling of an issuer grant on its permissions, use on its roles
 //
 // Some changes name no permission and yet give everything the credential holds
 // to somebody new, or for longer, or in more places. Then everything is asked
@@ -36,7 +41,9 @@
 // name, Adopt (a value made elsewhere), networks, audiences or an end that grew
 // wider or later, attributes (policies go by them), and what brings a revoked
 // credential back. A class rule is asked for again where its selector, its
-// place among the rules or its maxTTL lets it reach further.
+// place among the rules, its attributes or its maxTTL lets it reach further, and
+// the ceiling of a TrustedIssuer where it lets in others than before. An
+// AccessPolicy hands out nothing, and nobody is asked.
 //
 // Not asked: ttl, rotation, template and rateLimit, which the class bounds or
 // which reach nobody new; changes by the controller; deletion, for which there

@@ -105,6 +105,11 @@ func TestAuthorsHandOutNoMoreThanTheyMay(t *testing.T) {
 			create: spec(func(s *v1alpha1.CredentialSpec) { s.Restart = &v1alpha1.Restart{Selector: labelled("app", "x")} }),
 			says:   []string{"over every DaemonSet", "{apiGroups: [apps], resources: [daemonsets], verbs: [patch]}"},
 		},
+		"consumers need every kind of workload": {
+			may:    []rbacv1.PolicyRule{uses("credentialclasses"), patches("deployments"), patches("daemonsets")},
+			create: spec(func(s *v1alpha1.CredentialSpec) { s.Restart = &v1alpha1.Restart{Consumers: true} }),
+			says:   []string{"spec.restart.consumers over every StatefulSet", "{apiGroups: [apps], resources: [statefulsets], verbs: [patch]}"},
+		},
 		"a selector may be written by who may patch them all": {
 			may:    []rbacv1.PolicyRule{uses("credentialclasses"), patches("deployments"), patches("statefulsets"), patches("daemonsets")},
 			create: spec(func(s *v1alpha1.CredentialSpec) { s.Restart = &v1alpha1.Restart{Selector: labelled("app", "x")} }),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -35,6 +36,9 @@ type Config struct {
 	// cache, so that a class applied a moment before the credential is found and
 	// a ceiling lowered a moment before holds.
 	Reader client.Reader
+	// ValidateIssuer says what is wrong with a TrustedIssuer beyond its schema.
+	// Default: nothing.
+	ValidateIssuer func(*v1alpha1.TrustedIssuerSpec) field.ErrorList
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 }
@@ -49,6 +53,9 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.ValidateIssuer == nil {
+		cfg.ValidateIssuer = func(*v1alpha1.TrustedIssuerSpec) field.ErrorList { return nil }
 	}
 	reviews, err := newReviewer(mgr)
 	if err != nil {
@@ -66,7 +73,26 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	if err := ctrl.NewWebhookManagedBy(mgr, &v1alpha1.CredentialClass{}).WithValidator(class).Complete(); err != nil {
 		return fmt.Errorf("webhook of CredentialClass: %w", err)
 	}
+	if err := setupAccess(mgr, reviews, cfg); err != nil {
+		return err
+	}
 	mgr.GetWebhookServer().Register(PathActor, &admission.Webhook{Handler: admission.HandlerFunc(recordRevoker)})
+	return nil
+}
+
+// setupAccess registers the webhooks of what says who may do what.
+func setupAccess(mgr ctrl.Manager, reviews *reviewer, cfg Config) error {
+	role := &roleValidator{reviews: reviews, exempt: cfg.ControllerUser}
+	if err := ctrl.NewWebhookManagedBy(mgr, &v1alpha1.AccessRole{}).WithValidator(role).Complete(); err != nil {
+		return fmt.Errorf("webhook of AccessRole: %w", err)
+	}
+	if err := ctrl.NewWebhookManagedBy(mgr, &v1alpha1.AccessPolicy{}).WithValidator(policyValidator{}).Complete(); err != nil {
+		return fmt.Errorf("webhook of AccessPolicy: %w", err)
+	}
+	issuer := &issuerValidator{reviews: reviews, exempt: cfg.ControllerUser, validate: cfg.ValidateIssuer}
+	if err := ctrl.NewWebhookManagedBy(mgr, &v1alpha1.TrustedIssuer{}).WithValidator(issuer).Complete(); err != nil {
+		return fmt.Errorf("webhook of TrustedIssuer: %w", err)
+	}
 	return nil
 }
 

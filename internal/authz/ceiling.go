@@ -2,6 +2,7 @@ package authz
 
 import (
 	"fmt"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -15,6 +16,9 @@ type Ceiling struct {
 	permissions Set
 	except      Set
 	admin       bool
+	// attributes by key, and the values each may have; none means any value.
+	attributes   map[string][]string
+	anyAttribute bool
 }
 
 // NewCeiling compiles the rule. Without a rule nothing is allowed.
@@ -22,11 +26,24 @@ func NewCeiling(rule *v1alpha1.ClassRule) Ceiling {
 	if rule == nil {
 		return Ceiling{}
 	}
-	return Ceiling{
+	c := Ceiling{
 		permissions: NewSet(Strings(rule.Permissions)),
 		except:      NewSet(Strings(rule.Except)),
 		admin:       rule.Admin,
+		// Left out and empty differ: see v1alpha1.ClassRule.
+		anyAttribute: rule.Attributes == nil,
 	}
+	if len(rule.Attributes) > 0 {
+		c.attributes = make(map[string][]string, len(rule.Attributes))
+	}
+	for _, allowed := range rule.Attributes {
+		values := make([]string, len(allowed.Values))
+		for i, value := range allowed.Values {
+			values[i] = string(value)
+		}
+		c.attributes[allowed.Key] = values
+	}
+	return c
 }
 
 // AllowsGrant tells whether a credential may be given the pattern: an entry of
@@ -41,6 +58,16 @@ func (c Ceiling) AllowsGrant(pattern string) bool {
 // allocate; a credential that was given a wildcard before the ceiling sank
 // keeps what is left of it.
 func (c Ceiling) AllowsUse(permission string) bool { return c.AllowsGrant(permission) }
+
+// AllowsAttribute tells whether a credential may carry the attribute. It does not
+// allocate.
+func (c Ceiling) AllowsAttribute(key, value string) bool {
+	if c.anyAttribute {
+		return true
+	}
+	values, ok := c.attributes[key]
+	return ok && (len(values) == 0 || slices.Contains(values, value))
+}
 
 // Admin tells whether admin credentials are allowed.
 func (c Ceiling) Admin() bool { return c.admin }

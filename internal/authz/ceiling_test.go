@@ -1,6 +1,7 @@
 package authz_test
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +53,53 @@ func TestAdminIsAllowedByTheRuleAlone(t *testing.T) {
 	}
 	if authz.NewCeiling(rule([]string{"*"}, nil)).Admin() || authz.NewCeiling(nil).Admin() {
 		t.Error("admin is allowed without the rule saying so")
+	}
+}
+
+func TestAttributesUnderTheCeiling(t *testing.T) {
+	listed := &v1alpha1.ClassRule{Attributes: []v1alpha1.AttributeRule{
+		{Key: "department", Values: []v1alpha1.MetadataValue{"payments", ""}}, {Key: "team"},
+	}}
+	for sentence, test := range map[string]struct {
+		rule       *v1alpha1.ClassRule
+		key, value string
+		want       bool
+	}{
+		"a rule that does not say allows any":          {&v1alpha1.ClassRule{}, "clearance", "9", true},
+		"a rule that lists none allows none":           {&v1alpha1.ClassRule{Attributes: []v1alpha1.AttributeRule{}}, "team", "x", false},
+		"without a rule none is allowed":               {nil, "team", "x", false},
+		"a key without values allows any value":        {listed, "team", "x", true},
+		"a value that is listed is allowed":            {listed, "department", "payments", true},
+		"so is the empty one where it is listed":       {listed, "department", "", true},
+		"a value that is not is not":                   {listed, "department", "security", false},
+		"a key that is not listed is not":              {listed, "clearance", "1", false},
+		"case counts":                                  {listed, "Department", "payments", false},
+		"a key that begins like a listed one is not":   {listed, "team-lead", "x", false},
+		"a rule with permissions alone says nothing":   {rule([]string{"*"}, nil), "team", "x", true},
+		"the empty key is one that is not listed here": {listed, "", "", false},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			if got := authz.NewCeiling(test.rule).AllowsAttribute(test.key, test.value); got != test.want {
+				t.Errorf("AllowsAttribute(%q, %q) = %v", test.key, test.value, got)
+			}
+		})
+	}
+	ceiling := authz.NewCeiling(listed)
+	if n := testing.AllocsPerRun(100, func() { ceiling.AllowsAttribute("department", "payments") }); n != 0 {
+		t.Errorf("AllowsAttribute allocates %v times", n)
+	}
+}
+
+// What a client writes back after reading a class is what the class said.
+func TestNoAttributesAndAnyAreToldApartInJSON(t *testing.T) {
+	for _, text := range []string{`{"attributes":[]}`, `{}`} {
+		var r v1alpha1.ClassRule
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			t.Fatal(err)
+		}
+		if written, err := json.Marshal(r.DeepCopy()); err != nil || string(written) != text {
+			t.Errorf("%s becomes %s (%v)", text, written, err)
+		}
 	}
 }
 

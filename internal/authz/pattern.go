@@ -1,29 +1,17 @@
 package authz
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/mintmark-dev/mintmark/api/permission"
+)
 
 // Everything is the pattern that covers every permission.
-const Everything = "*"
+const Everything = permission.Everything
 
-// wildcard ends every other pattern that is not a plain permission.
-const wildcard = ":*"
-
-// Covers tells whether whoever holds the pattern holds the permission, which may
-// itself be a pattern: "*" covers all, "deploy:*" covers "deploy:write",
-// "deploy:a:b", "deploy:a:*" and itself, but not "deploy"; any other pattern
-// covers what equals it. The empty permission is never covered.
-//
-// The relation is transitive, so handing on what one holds widens nothing.
-func Covers(pattern, permission string) bool {
-	if permission == "" {
-		return false
-	}
-	if pattern == permission || pattern == Everything {
-		return true
-	}
-	prefix, ok := wildcardPrefix(pattern)
-	return ok && len(permission) > len(prefix) && strings.HasPrefix(permission, prefix)
-}
+// Covers tells whether whoever holds the pattern holds the permission, as
+// [permission.Covers] has it: services decide by the same rule.
+func Covers(pattern, wanted string) bool { return permission.Covers(pattern, wanted) }
 
 // Overlaps tells whether some permission is covered by both patterns. Wildcards
 // stand at the end only, so two patterns overlap exactly when one covers the
@@ -32,16 +20,16 @@ func Overlaps(a, b string) bool { return Covers(a, b) || Covers(b, a) }
 
 // Covering lists the wildcards that cover the permission, other than the
 // permission itself, narrowest first: "a:b:*", "a:*" and "*" for "a:b:c".
-func Covering(permission string) []string {
-	if permission == "" || permission == Everything {
+func Covering(wanted string) []string {
+	if wanted == "" || wanted == Everything {
 		return nil
 	}
 	var wider []string
-	rest := strings.TrimSuffix(permission, wildcard)
+	rest := strings.TrimSuffix(wanted, permission.Wildcard)
 	for end := strings.LastIndexByte(rest, ':'); end >= 0; end = strings.LastIndexByte(rest, ':') {
 		rest = rest[:end]
-		if Covers(rest+wildcard, permission) {
-			wider = append(wider, rest+wildcard)
+		if Covers(rest+permission.Wildcard, wanted) {
+			wider = append(wider, rest+permission.Wildcard)
 		}
 	}
 	return append(wider, Everything)
@@ -61,16 +49,9 @@ func Added(old, updated []string) []string {
 	return added
 }
 
-// wildcardPrefix is what the permissions under a wildcard begin with: "deploy:"
-// for "deploy:*". ok is false for every other pattern, "*" included.
-func wildcardPrefix(pattern string) (prefix string, ok bool) {
-	if !strings.HasSuffix(pattern, wildcard) {
-		return "", false
-	}
-	return pattern[:len(pattern)-1], true
-}
+func wildcardPrefix(pattern string) (prefix string, ok bool) { return permission.Prefix(pattern) }
 
 // isWildcard tells whether the pattern stands for more than one permission.
 func isWildcard(pattern string) bool {
-	return pattern == Everything || strings.HasSuffix(pattern, wildcard)
+	return pattern == Everything || strings.HasSuffix(pattern, permission.Wildcard)
 }

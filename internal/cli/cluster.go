@@ -75,6 +75,7 @@ func newMapper() meta.RESTMapper {
 	}
 	for _, gvk := range []schema.GroupVersionKind{
 		v1alpha1.GroupVersion.WithKind("CredentialClass"), v1alpha1.GroupVersion.WithKind("Revocation"),
+		v1alpha1.GroupVersion.WithKind("AccessRole"), v1alpha1.GroupVersion.WithKind("AccessPolicy"),
 		corev1.SchemeGroupVersion.WithKind("Namespace"), apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"),
 		admissionregistrationv1.SchemeGroupVersion.WithKind("ValidatingWebhookConfiguration"),
 		admissionregistrationv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"),

@@ -21,6 +21,7 @@ import (
 type getOptions struct {
 	*app
 	print *genericclioptions.PrintFlags
+	usage bool
 }
 
 func (a *app) getCommand() *cobra.Command {
@@ -30,15 +31,20 @@ func (a *app) getCommand() *cobra.Command {
 		Aliases: []string{"describe", "show"},
 		Short:   "Show one credential: what it may do, its versions, when it rotates",
 		Long: "Show one credential: what it may do, its versions and their ends, its conditions, what was requested.\n\n" +
-			"The value is not shown: only the Secret has it.",
+			"The value is not shown: only the Secret has it. How often and when each version was used is as of the day, or with\n" +
+			"--usage as of now: the request is the annotation " + v1alpha1.AnnotationUsageRequestedAt + ".",
 		Example: `
 			mintmark get servicetoken ci-deploy -n payments
 			mintmark get apikey/partner -o yaml
+
+			# Exactly how often and when it was used, by what every server says now
+			mintmark get servicetoken ci-deploy --usage
 			mintmark get stok ci-deploy -o jsonpath='{.status.nextRotation}'`,
 		ValidArgsFunction: a.completeRefs,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args) },
 	}
 	o.print.AddFlags(c)
+	c.Flags().BoolVar(&o.usage, "usage", false, "Have every server asked for the use of each version. Needs the permission to change the credential.")
 	return c
 }
 
@@ -54,6 +60,11 @@ func (o *getOptions) run(ctx context.Context, args []string) error {
 	credential, err := c.get(ctx, r)
 	if err != nil {
 		return err
+	}
+	if o.usage {
+		if credential, err = c.freshUsage(ctx, credential, o.ErrOut); err != nil {
+			return err
+		}
 	}
 	if *o.print.OutputFormat == "" && *o.print.TemplatePrinterFlags.TemplateArgument == "" {
 		now, _ := c.clock.now()
@@ -156,6 +167,9 @@ func describeLife(p page, o v1alpha1.Credential, now time.Time) {
 	p.line("Expires", "%s", future(status.Expires, now))
 	p.line("Next rotation", "%s", future(status.NextRotation, now))
 	p.line("Last used", "%s", status.LastUsed)
+	if u := status.Usage; u != nil {
+		p.line("Uses counted until", "%s (%s ago)", u.Through.UTC().Format(time.RFC3339), duration.HumanDuration(now.Sub(u.Through.Time)))
+	}
 	if ts := o.GetCreationTimestamp(); !ts.IsZero() {
 		p.line("Created", "%s (%s ago)", ts.UTC().Format(time.RFC3339), duration.HumanDuration(now.Sub(ts.Time)))
 	}
@@ -206,14 +220,14 @@ func describeVersions(w io.Writer, versions []v1alpha1.CredentialVersion, now ti
 	if len(versions) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "Versions:\n  NUMBER\tSTATE\tPREFIX\tAGE\tEXPIRES\tENDED\tREASON\tACTOR\n")
+	fmt.Fprintf(w, "Versions:\n  NUMBER\tSTATE\tPREFIX\tAGE\tEXPIRES\tUSES\tLAST USED\tENDED\tREASON\tACTOR\n")
 	for _, v := range versions {
 		expires := "Never"
 		if v.Expires != nil {
 			expires = future(v.Expires.UTC().Format(time.RFC3339), now)
 		}
-		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Version, v.State, v.Prefix, ago(&v.Created, now), expires,
-			ago(v.Ended, now), oneLine(v.Reason), v.Actor)
+		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Version, v.State, v.Prefix, ago(&v.Created, now), expires,
+			v.Uses, used(v, now), ago(v.Ended, now), oneLine(v.Reason), v.Actor)
 	}
 }
 

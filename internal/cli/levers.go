@@ -217,6 +217,9 @@ func (o *rotateOptions) refuse(credential v1alpha1.Credential) error {
 	if isRevoked(credential) && !o.force {
 		return fmt.Errorf("%s is revoked: a rotation would make it usable again; say --force if that is meant", r)
 	}
+	if live := len(liveVersions(credential)); live >= v1alpha1.MaxLiveVersions {
+		return fmt.Errorf("%s has %d versions that are accepted, and there may be no more: end those before the current one with 'mintmark discard'", r, live)
+	}
 	return nil
 }
 

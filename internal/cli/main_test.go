@@ -181,7 +181,7 @@ func (i *installation) startServer(ctx context.Context) error {
 		Name: "mintmark-server", Path: i.path("mintmark-server"), LogFile: i.path("server.log"),
 		Args: []string{
 			"--kubeconfig=" + kubeconfig, "--namespace=" + cli.DefaultNamespace, "--id=server-1", "--bind-address=" + loopback(i.ports.server),
-			"--issuer=https://" + loopback(i.ports.server), "--internal-bind-address=" + loopback(i.ports.serverInternal),
+			"--issuer=https://" + loopback(i.ports.server), "--grpc-bind-address=0", "--internal-bind-address=" + loopback(i.ports.serverInternal),
 			"--internal-advertise-url=https://" + loopback(i.ports.serverInternal), "--metrics-bind-address=" + loopback(i.ports.serverMetrics),
 			"--shutdown-delay=0s",
 		},

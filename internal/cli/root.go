@@ -156,7 +156,7 @@ func New(cfg Config) *cobra.Command {
 	} {
 		a.add(root, groupCredentials, c)
 	}
-	for _, c := range []*cobra.Command{a.tokenCommand(), a.verifyCommand(), a.inspectCommand()} {
+	for _, c := range []*cobra.Command{a.tokenCommand(), a.verifyCommand(), a.inspectCommand(), a.explainCommand(), a.policyCommand()} {
 		a.add(root, groupServer, c)
 	}
 	for _, c := range []*cobra.Command{a.bootstrapCommand(), a.doctorCommand(), a.versionCommand()} {
