@@ -3,43 +3,53 @@ package keyring
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
+	"math/big"
 	"time"
 )
 
-// SigningKeysSecret is the name of the Secret with the keys that sign JWTs.
-//
-// Each key is an entry KID.pem (PKCS #8); the entry "slots.json" says which is
-// next, current and previous. A Secret without slots.json is one that somebody
-// else supplies: its only *.pem entry, of whatever name, is the current key.
-const SigningKeysSecret = "mintmark-signing-keys"
-
+// The JWS algorithms that keys are made for.
 const (
-	slotsEntry = "slots.json"
-	pemSuffix  = ".pem"
+	// ES256 is ECDSA on P-256 with SHA-256 (RFC 7518, section 3.4).
+	ES256 = "ES256"
+	// EdDSA is Ed25519 (RFC 8037, section 3.1).
+	EdDSA = "EdDSA"
+	// RS256 is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
+	RS256 = "RS256"
 )
 
-// ES256 is ECDSA on P-256 with SHA-256 (RFC 7518, section 3.4).
-const ES256 = "ES256"
+// DefaultAlgorithm signs where nothing else is asked for, or is ready to.
+const DefaultAlgorithm = ES256
+
+// Algorithms are those that keys are made for, the default one first.
+func Algorithms() []string { return []string{ES256, EdDSA, RS256} }
+
+// Lengths of RSA moduli in bits. RFC 7518 allows nothing below 2048; what is
+// longer than 8192 would make a signature cost a second.
+const (
+	rsaBits    = 2048
+	maxRSABits = 8192
+)
 
 // SigningKey is a key that signs JWTs, with its life so far. Times are in UTC,
 // to the second; one that has not come is zero.
 type SigningKey struct {
 	// ID is the key's kid: its RFC 7638 thumbprint, in base64url.
 	ID string
-	// Algorithm is the JWS algorithm (RFC 7518) the key is for.
+	// Algorithm is the JWS algorithm the key is for, one of Algorithms. The type
+	// and the size of Key are that algorithm's.
 	Algorithm string
-	// Key holds the private key.
+	// Key holds the private key: *ecdsa.PrivateKey on P-256, ed25519.PrivateKey
+	// or *rsa.PrivateKey.
 	Key crypto.Signer
 	// Created is when the key was made, Published when the servers could first
 	// show it in the JWKS, Activated when it began to sign, and Retired when it
@@ -47,14 +57,35 @@ type SigningKey struct {
 	Created, Published, Activated, Retired time.Time
 }
 
-// NewSigningKey makes a key of 32 bytes drawn from a cryptographically secure
+// NewSigningKey makes a key for one of Algorithms from a cryptographically secure
 // source. It is not published yet.
-func NewSigningKey(random io.Reader, now time.Time) (*SigningKey, error) {
-	private, err := newP256Key(random)
+func NewSigningKey(random io.Reader, algorithm string, now time.Time) (*SigningKey, error) {
+	private, err := newPrivateKey(random, algorithm)
 	if err != nil {
 		return nil, err
 	}
-	return &SigningKey{ID: Thumbprint(&private.PublicKey), Algorithm: ES256, Key: private, Created: stamp(now)}, nil
+	return &SigningKey{ID: Thumbprint(private.Public()), Algorithm: algorithm, Key: private, Created: stamp(now)}, nil
+}
+
+func newPrivateKey(random io.Reader, algorithm string) (crypto.Signer, error) {
+	switch algorithm {
+	case ES256:
+		return newP256Key(random)
+	case EdDSA:
+		seed := make([]byte, ed25519.SeedSize)
+		if _, err := io.ReadFull(random, seed); err != nil {
+			return nil, fmt.Errorf("reading randomness for an Ed25519 key: %w", err)
+		}
+		return ed25519.NewKeyFromSeed(seed), nil
+	case RS256:
+		// crypto/rsa asks the operating system whatever it is handed.
+		key, err := rsa.GenerateKey(random, rsaBits)
+		if err != nil {
+			return nil, fmt.Errorf("making an RSA key of %d bits: %w", rsaBits, err)
+		}
+		return key, nil
+	}
+	return nil, fmt.Errorf("no keys are made for the algorithm %q: use one of %q", algorithm, Algorithms())
 }
 
 // newP256Key draws scalars until one is in range (FIPS 186-5, A.2.2: rejection
@@ -72,332 +103,82 @@ func newP256Key(random io.Reader) (*ecdsa.PrivateKey, error) {
 	}
 }
 
-// Thumbprint is the RFC 7638 thumbprint of a P-256 key's JWK, SHA-256 in
-// base64url without padding.
-func Thumbprint(key *ecdsa.PublicKey) string {
-	point, err := key.Bytes()
-	if err != nil {
-		panic(fmt.Sprintf("a P-256 key off its curve: %v", err)) // no decoder here lets one pass
-	}
-	// RFC 7638, section 3.2: the required members alone, in lexical order,
-	// without space. The point is 4 || X || Y.
+// Thumbprint is the RFC 7638 thumbprint of a public key's JWK, SHA-256 in
+// base64url without padding. The key is one of those a SigningKey has.
+func Thumbprint(public crypto.PublicKey) string {
 	encode := base64.RawURLEncoding.EncodeToString
-	sum := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + encode(point[1:33]) + `","y":"` + encode(point[33:]) + `"}`))
+	// RFC 7638, section 3.2: the required members alone, in lexical order,
+	// without space.
+	var jwk string
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		point, err := key.Bytes() // 4 || X || Y
+		if err != nil {
+			panic(fmt.Sprintf("a P-256 key off its curve: %v", err)) // no decoder here lets one pass
+		}
+		jwk = `{"crv":"P-256","kty":"EC","x":"` + encode(point[1:33]) + `","y":"` + encode(point[33:]) + `"}`
+	case ed25519.PublicKey:
+		jwk = `{"crv":"Ed25519","kty":"OKP","x":"` + encode(key) + `"}` // RFC 8037, appendix A.3
+	case *rsa.PublicKey:
+		jwk = `{"e":"` + encode(big.NewInt(int64(key.E)).Bytes()) + `","kty":"RSA","n":"` + encode(key.N.Bytes()) + `"}`
+	default:
+		panic(fmt.Sprintf("a signing key of type %T", public))
+	}
+	sum := sha256.Sum256([]byte(jwk))
 	return encode(sum[:])
 }
 
 func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
-// SigningKeys are the keys of an installation, each in its slot.
-type SigningKeys struct {
-	// Next is published and does not sign yet; nil where there is none.
-	Next *SigningKey
-	// Current signs; nil only before the first key.
-	Current *SigningKey
-	// Previous no longer sign, and verify what they signed. The latest is first.
-	Previous []*SigningKey
-}
-
-// All are the keys to publish in the JWKS: the current one, the next, the
-// previous ones.
-func (s *SigningKeys) All() []*SigningKey {
-	all := make([]*SigningKey, 0, 2+len(s.Previous))
-	for _, key := range append([]*SigningKey{s.Current, s.Next}, s.Previous...) {
-		if key != nil {
-			all = append(all, key)
-		}
-	}
-	return all
-}
-
-// ByID finds a key by its kid, whatever its slot; nil where there is none.
-func (s *SigningKeys) ByID(kid string) *SigningKey {
-	for _, key := range s.All() {
-		if key.ID == kid {
-			return key
-		}
-	}
-	return nil
-}
-
-// slots is the JSON of the entry slots.json.
-type slots struct {
-	Next     *slot  `json:"next,omitempty"`
-	Current  *slot  `json:"current,omitempty"`
-	Previous []slot `json:"previous,omitempty"`
-}
-
-type slot struct {
-	KID       string    `json:"kid"`
-	Algorithm string    `json:"algorithm"`
-	Created   time.Time `json:"created,omitzero"`
-	Published time.Time `json:"published,omitzero"`
-	Activated time.Time `json:"activated,omitzero"`
-	Retired   time.Time `json:"retired,omitzero"`
-}
-
-// Encode gives the Secret's data. The only errors are keys that cannot be
-// written in PKCS #8, and times beyond the year 9999.
-func (s *SigningKeys) Encode() (map[string][]byte, error) {
-	data := make(map[string][]byte)
-	for _, key := range s.All() {
-		der, err := x509.MarshalPKCS8PrivateKey(key.Key)
-		if err != nil {
-			return nil, fmt.Errorf("encoding the signing key %s: %w", key.ID, err)
-		}
-		data[key.ID+pemSuffix] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	}
-	layout := slots{Next: slotOf(s.Next), Current: slotOf(s.Current)}
-	for _, key := range s.Previous {
-		layout.Previous = append(layout.Previous, *slotOf(key))
-	}
-	text, err := json.MarshalIndent(layout, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", slotsEntry, err)
-	}
-	data[slotsEntry] = text
-	return data, nil
-}
-
-func slotOf(k *SigningKey) *slot {
-	if k == nil {
-		return nil
-	}
-	return &slot{KID: k.ID, Algorithm: k.Algorithm, Created: k.Created, Published: k.Published, Activated: k.Activated, Retired: k.Retired}
-}
-
-// DecodeSigningKeys reads the Secret's data. There is always a current key in
-// what it returns without an error. Entries that slots.json does not name are
-// not looked at.
-func DecodeSigningKeys(data map[string][]byte) (*SigningKeys, error) {
-	text, ok := data[slotsEntry]
-	if !ok {
-		return decodeLoneKey(data)
-	}
-	var layout slots
-	if err := json.Unmarshal(text, &layout); err != nil {
-		return nil, fmt.Errorf("the entry %s is not what Mintmark writes: %w", slotsEntry, err)
-	}
-	if layout.Current == nil {
-		return nil, fmt.Errorf("the entry %s names no current key: every other slot may be empty, that one not", slotsEntry)
-	}
-	keys := new(SigningKeys)
-	var err error
-	if keys.Current, err = layout.Current.decode(data); err != nil {
-		return nil, err
-	}
-	if layout.Next != nil {
-		if keys.Next, err = layout.Next.decode(data); err != nil {
-			return nil, err
-		}
-	}
-	for i := range layout.Previous {
-		key, err := layout.Previous[i].decode(data)
-		if err != nil {
-			return nil, err
-		}
-		keys.Previous = append(keys.Previous, key)
-	}
-	return keys, keys.distinct()
-}
-
-// decodeLoneKey reads a Secret that somebody else supplies.
-func decodeLoneKey(data map[string][]byte) (*SigningKeys, error) {
-	var name string
-	for entry := range data {
-		if !strings.HasSuffix(entry, pemSuffix) {
-			continue
-		}
-		if name != "" {
-			return nil, fmt.Errorf("there are several *%s entries, and no %s to say which of them signs: leave one, or add that entry", pemSuffix, slotsEntry)
-		}
-		name = entry
-	}
-	if name == "" {
-		return nil, fmt.Errorf("there is neither an entry %s nor one whose name ends in %s: "+
-			"add one with an EC P-256 private key", slotsEntry, pemSuffix)
-	}
-	private, err := decodeP256Key(data[name])
-	if err != nil {
-		return nil, fmt.Errorf("the entry %q: %w", name, err)
-	}
-	return &SigningKeys{Current: &SigningKey{ID: Thumbprint(&private.PublicKey), Algorithm: ES256, Key: private}}, nil
-}
-
-func (s *slot) decode(data map[string][]byte) (*SigningKey, error) {
-	if s.Algorithm != ES256 {
-		return nil, fmt.Errorf("%s gives the key %q the algorithm %q: only %s is known here", slotsEntry, s.KID, s.Algorithm, ES256)
-	}
-	entry, ok := data[s.KID+pemSuffix]
-	if !ok {
-		return nil, fmt.Errorf("%s names the key %q, and there is no entry %q", slotsEntry, s.KID, s.KID+pemSuffix)
-	}
-	private, err := decodeP256Key(entry)
-	if err != nil {
-		return nil, fmt.Errorf("the entry %q: %w", s.KID+pemSuffix, err)
-	}
-	// A kid that is not the thumbprint could come to name two keys.
-	if kid := Thumbprint(&private.PublicKey); kid != s.KID {
-		return nil, fmt.Errorf("the entry %q holds the key %q: name it by its RFC 7638 thumbprint", s.KID+pemSuffix, kid)
-	}
-	return &SigningKey{
-		ID: s.KID, Algorithm: s.Algorithm, Key: private,
-		Created: stamp(s.Created), Published: stamp(s.Published), Activated: stamp(s.Activated), Retired: stamp(s.Retired),
-	}, nil
-}
-
-func (s *SigningKeys) distinct() error {
-	seen := make(map[string]bool)
-	for _, key := range s.All() {
-		if seen[key.ID] {
-			return fmt.Errorf("%s puts the key %q into two slots", slotsEntry, key.ID)
-		}
-		seen[key.ID] = true
-	}
-	return nil
-}
-
-// decodeP256Key reads PEM in PKCS #8, or in SEC 1 as `openssl ecparam -genkey`
-// writes it, which puts a block with the parameters before the key.
-func decodeP256Key(text []byte) (*ecdsa.PrivateKey, error) {
+// decodePrivateKey reads PEM in PKCS #8, in SEC 1 as `openssl ecparam -genkey`
+// writes it, which puts a block with the parameters before the key, or in PKCS #1.
+// It says which algorithm the key is for.
+func decodePrivateKey(text []byte) (crypto.Signer, string, error) {
 	for {
 		block, rest := pem.Decode(text)
 		if block == nil {
-			return nil, errors.New("no PEM block PRIVATE KEY in it: write what `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` prints")
+			return nil, "", errors.New("no PEM block PRIVATE KEY in it: write what `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` prints")
 		}
 		text = rest
 		switch block.Type {
 		case "PRIVATE KEY":
 			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
-				return nil, errors.New("the PEM block PRIVATE KEY is not PKCS #8")
+				return nil, "", errors.New("the PEM block PRIVATE KEY is not PKCS #8")
 			}
-			return p256(key)
+			return usable(key)
 		case "EC PRIVATE KEY":
 			key, err := x509.ParseECPrivateKey(block.Bytes)
 			if err != nil {
-				return nil, errors.New("the PEM block EC PRIVATE KEY is not SEC 1")
+				return nil, "", errors.New("the PEM block EC PRIVATE KEY is not SEC 1")
 			}
-			return p256(key)
+			return usable(key)
+		case "RSA PRIVATE KEY":
+			key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+			if err != nil {
+				return nil, "", errors.New("the PEM block RSA PRIVATE KEY is not PKCS #1")
+			}
+			return usable(key)
 		case "ENCRYPTED PRIVATE KEY":
-			return nil, errors.New("the private key is encrypted: write it without a passphrase, the Secret is what protects it")
+			return nil, "", errors.New("the private key is encrypted: write it without a passphrase, the Secret is what protects it")
 		}
 	}
 }
 
-func p256(key any) (*ecdsa.PrivateKey, error) {
-	private, ok := key.(*ecdsa.PrivateKey)
-	if !ok || private.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("the private key is not an EC key on P-256, which %s needs", ES256)
-	}
-	return private, nil
-}
-
-// Policy says when signing keys change slots.
-type Policy struct {
-	// RotateEvery is how long a key signs. Zero: until it is asked for.
-	RotateEvery time.Duration
-	// PublishBefore is how long a key is published before it signs: until every
-	// server has it and every copy of the JWKS made before it has lapsed.
-	PublishBefore time.Duration
-	// KeepAfter is how long a key stays published after it ceased to sign: the
-	// longest life of a JWT, and the time for which a server that is cut off may
-	// go on signing with it.
-	KeepAfter time.Duration
-}
-
-// DefaultPolicy suits JWTs of up to one hour, JWKS cached for up to half an
-// hour, and servers that are cut off for up to ten minutes.
-func DefaultPolicy() Policy {
-	return Policy{RotateEvery: 90 * 24 * time.Hour, PublishBefore: time.Hour, KeepAfter: 90 * time.Minute}
-}
-
-// ShouldPrepare tells whether a next key is to be made: there is none, and the
-// current one is missing or due so soon that its successor must be published now.
-// A current key that has never been activated was supplied by somebody else, and
-// is not replaced by age.
-func (s *SigningKeys) ShouldPrepare(now time.Time, p Policy) bool {
-	due, ok := s.prepareAt(p)
-	return ok && !now.Before(due)
-}
-
-func (s *SigningKeys) prepareAt(p Policy) (time.Time, bool) {
-	switch {
-	case s.Next != nil:
-		return time.Time{}, false
-	case s.Current == nil:
-		return time.Time{}, true
-	case p.RotateEvery <= 0 || s.Current.Activated.IsZero():
-		return time.Time{}, false
-	}
-	return s.Current.Activated.Add(p.RotateEvery - p.PublishBefore), true
-}
-
-// ShouldActivate tells whether the next key is to sign: it has been published
-// long enough, or no other key could sign meanwhile.
-func (s *SigningKeys) ShouldActivate(now time.Time, p Policy) bool {
-	due, ok := s.activateAt(p)
-	return ok && !now.Before(due)
-}
-
-func (s *SigningKeys) activateAt(p Policy) (time.Time, bool) {
-	switch {
-	case s.Next == nil:
-		return time.Time{}, false
-	case s.Current == nil:
-		return time.Time{}, true
-	}
-	return s.Next.Published.Add(p.PublishBefore), true
-}
-
-// ShouldDrop tells whether nothing that a previous key signed can be alive.
-func (k *SigningKey) ShouldDrop(now time.Time, p Policy) bool {
-	return !k.Retired.IsZero() && !now.Before(k.Retired.Add(p.KeepAfter))
-}
-
-// Prepare makes key the next one, published from now on.
-func (s *SigningKeys) Prepare(key *SigningKey, now time.Time) {
-	key.Published = stamp(now)
-	s.Next = key
-}
-
-// Activate makes the next key the current one, and the current one previous.
-func (s *SigningKeys) Activate(now time.Time) {
-	if s.Current != nil {
-		s.Current.Retired = stamp(now)
-		s.Previous = slices.Insert(s.Previous, 0, s.Current)
-	}
-	s.Next.Activated = stamp(now)
-	s.Current, s.Next = s.Next, nil
-}
-
-// Drop forgets the previous keys that are due, and returns them.
-func (s *SigningKeys) Drop(now time.Time, p Policy) []*SigningKey {
-	var dropped []*SigningKey
-	s.Previous = slices.DeleteFunc(s.Previous, func(k *SigningKey) bool {
-		if !k.ShouldDrop(now, p) {
-			return false
+// usable tells which algorithm a key is for.
+func usable(key any) (crypto.Signer, string, error) {
+	switch private := key.(type) {
+	case *ecdsa.PrivateKey:
+		if private.Curve == elliptic.P256() {
+			return private, ES256, nil
 		}
-		dropped = append(dropped, k)
-		return true
-	})
-	return dropped
-}
-
-// NextChange is when the first of the slots is due to change, which may be past;
-// false where nothing is, until somebody asks for a rotation.
-func (s *SigningKeys) NextChange(p Policy) (time.Time, bool) {
-	var first time.Time
-	found := false
-	consider := func(at time.Time, ok bool) {
-		if ok && (!found || at.Before(first)) {
-			first, found = at, true
+	case ed25519.PrivateKey:
+		return private, EdDSA, nil
+	case *rsa.PrivateKey:
+		if bits := private.N.BitLen(); bits >= rsaBits && bits <= maxRSABits {
+			return private, RS256, nil
 		}
 	}
-	consider(s.prepareAt(p))
-	consider(s.activateAt(p))
-	for _, key := range s.Previous {
-		consider(key.Retired.Add(p.KeepAfter), !key.Retired.IsZero())
-	}
-	return first, found
+	return nil, "", fmt.Errorf("the private key is neither an EC key on P-256, which %s needs, nor an Ed25519 key for %s, "+
+		"nor an RSA key of %d to %d bits for %s", ES256, EdDSA, rsaBits, maxRSABits, RS256)
 }

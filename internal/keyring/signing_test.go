@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -29,7 +28,7 @@ var start = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 
 func mustKey(t testing.TB, seed byte, now time.Time) *keyring.SigningKey {
 	t.Helper()
-	made, err := keyring.NewSigningKey(counting(seed), now)
+	made, err := keyring.NewSigningKey(counting(seed), keyring.ES256, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +37,7 @@ func mustKey(t testing.TB, seed byte, now time.Time) *keyring.SigningKey {
 
 func mustEncode(t testing.TB, keys *keyring.SigningKeys) map[string][]byte {
 	t.Helper()
-	data, err := keys.Encode()
+	data, err := keyring.RingOf(keys).Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +89,10 @@ func TestNewSigningKey(t *testing.T) {
 	}
 	// A scalar over the group's order must be drawn again, never reduced.
 	after := io.MultiReader(bytes.NewReader(bytes.Repeat([]byte{0xff}, 32)), counting(1))
-	if again, err := keyring.NewSigningKey(after, start); err != nil || again.ID != made.ID {
+	if again, err := keyring.NewSigningKey(after, keyring.ES256, start); err != nil || again.ID != made.ID {
 		t.Errorf("after a scalar out of range: %v, want the key of the next one", err)
 	}
-	if _, err := keyring.NewSigningKey(iotest.ErrReader(errNoRandomness), start); !errors.Is(err, errNoRandomness) {
+	if _, err := keyring.NewSigningKey(iotest.ErrReader(errNoRandomness), keyring.ES256, start); !errors.Is(err, errNoRandomness) {
 		t.Errorf("error %v, want the source's", err)
 	}
 }
@@ -108,10 +107,10 @@ func TestSigningKeysComeBackAsTheyWere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(keys, again); diff != "" {
+	if diff := cmp.Diff(keyring.RingOf(keys), again); diff != "" {
 		t.Errorf("keys (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(data, mustEncode(t, again)); diff != "" {
+	if diff := cmp.Diff(data, mustEncode(t, again[keyring.ES256])); diff != "" {
 		t.Errorf("encoding is not stable:\n%s", diff)
 	}
 	if got := len(again.All()); got != 4 {
@@ -130,12 +129,12 @@ func TestSigningKeysComeBackAsTheyWere(t *testing.T) {
 func TestWhatCannotBeEncodedIsAnError(t *testing.T) {
 	broken := mustKey(t, 1, start)
 	broken.Key = struct{ crypto.Signer }{}
-	if _, err := (&keyring.SigningKeys{Current: broken}).Encode(); err == nil {
+	if _, err := keyring.RingOf(&keyring.SigningKeys{Current: broken}).Encode(); err == nil {
 		t.Error("encoded a key of an unknown type")
 	}
 	late := mustKey(t, 1, start)
 	late.Retired = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
-	if _, err := (&keyring.SigningKeys{Current: late}).Encode(); err == nil {
+	if _, err := keyring.RingOf(&keyring.SigningKeys{Current: late}).Encode(); err == nil {
 		t.Error("encoded a time that JSON has no form for")
 	}
 }
@@ -157,9 +156,12 @@ func TestDecodeSigningKeys(t *testing.T) {
 	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	der, err = x509.MarshalPKCS8PrivateKey(p384)
 	otherCurve := pemOf("PRIVATE KEY", der, err)
-	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
-	der, err = x509.MarshalPKCS8PrivateKey(rsaKey)
-	notEC := pemOf("PRIVATE KEY", der, err)
+	weakKey, err := x509.ParsePKCS8PrivateKey(weakRSA(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err = x509.MarshalPKCS8PrivateKey(weakKey)
+	weak := pemOf("PRIVATE KEY", der, err)
 	slots := func(format string, args ...any) map[string][]byte {
 		data := mustEncode(t, &keyring.SigningKeys{Current: one, Next: two})
 		data["slots.json"] = fmt.Appendf(nil, format, args...)
@@ -178,19 +180,19 @@ func TestDecodeSigningKeys(t *testing.T) {
 			data["old.pem"] = []byte("garbage")
 			return data
 		}()},
-		"an empty Secret has no key":  {err: "there is neither an entry slots.json nor one whose name ends in .pem"},
-		"two PEMs need slots":         {data: map[string][]byte{"a.pem": pkcs8, "b.pem": sec1}, err: "there are several *.pem entries, and no slots.json"},
-		"no PEM in the entry":         {data: map[string][]byte{"a.pem": []byte("hello")}, err: `the entry "a.pem": no PEM block PRIVATE KEY`},
-		"a public key is no key":      {data: map[string][]byte{"a.pem": pemOf("PUBLIC KEY", []byte{1}, nil)}, err: "no PEM block PRIVATE KEY"},
-		"an encrypted key":            {data: map[string][]byte{"a.pem": pemOf("ENCRYPTED PRIVATE KEY", []byte{1}, nil)}, err: "without a passphrase"},
-		"garbage for PKCS #8":         {data: map[string][]byte{"a.pem": pemOf("PRIVATE KEY", []byte("secret bytes"), nil)}, err: "is not PKCS #8"},
-		"garbage for SEC 1":           {data: map[string][]byte{"a.pem": pemOf("EC PRIVATE KEY", []byte("secret bytes"), nil)}, err: "is not SEC 1"},
-		"another curve":               {data: map[string][]byte{"a.pem": otherCurve}, err: "not an EC key on P-256, which ES256 needs"},
-		"RSA":                         {data: map[string][]byte{"a.pem": notEC}, err: "not an EC key on P-256, which ES256 needs"},
-		"slots that are no JSON":      {data: slots("current: a"), err: "the entry slots.json is not what Mintmark writes"},
-		"slots without a current key": {data: slots(`{"next":{"kid":%q,"algorithm":"ES256"}}`, two.ID), err: "names no current key"},
-		"a slot whose key is missing": {data: slots(`{"current":{"kid":"gone","algorithm":"ES256"}}`), err: `there is no entry "gone.pem"`},
-		"an algorithm of the future":  {data: slots(`{"current":{"kid":%q,"algorithm":"ML-DSA-44"}}`, one.ID), err: `the algorithm "ML-DSA-44"`},
+		"an empty Secret has no key":   {err: "there is neither an entry slots.json nor one whose name ends in .pem"},
+		"two PEMs need slots":          {data: map[string][]byte{"a.pem": pkcs8, "b.pem": sec1}, err: "there are several *.pem entries, and no slots.json"},
+		"no PEM in the entry":          {data: map[string][]byte{"a.pem": []byte("hello")}, err: `the entry "a.pem": no PEM block PRIVATE KEY`},
+		"a public key is no key":       {data: map[string][]byte{"a.pem": pemOf("PUBLIC KEY", []byte{1}, nil)}, err: "no PEM block PRIVATE KEY"},
+		"an encrypted key":             {data: map[string][]byte{"a.pem": pemOf("ENCRYPTED PRIVATE KEY", []byte{1}, nil)}, err: "without a passphrase"},
+		"garbage for PKCS #8":          {data: map[string][]byte{"a.pem": pemOf("PRIVATE KEY", []byte("secret bytes"), nil)}, err: "is not PKCS #8"},
+		"garbage for SEC 1":            {data: map[string][]byte{"a.pem": pemOf("EC PRIVATE KEY", []byte("secret bytes"), nil)}, err: "is not SEC 1"},
+		"another curve":                {data: map[string][]byte{"a.pem": otherCurve}, err: "neither an EC key on P-256, which ES256 needs"},
+		"an RSA key that is too short": {data: map[string][]byte{"a.pem": weak}, err: "nor an RSA key of 2048 to 8192 bits for RS256"},
+		"slots that are no JSON":       {data: slots("current: a"), err: "the entry slots.json is not what Mintmark writes"},
+		"slots without a current key":  {data: slots(`{"next":{"kid":%q,"algorithm":"ES256"}}`, two.ID), err: "names no current key"},
+		"a slot whose key is missing":  {data: slots(`{"current":{"kid":"gone","algorithm":"ES256"}}`), err: `there is no entry "gone.pem"`},
+		"an algorithm of the future":   {data: slots(`{"current":{"kid":%q,"algorithm":"ML-DSA-44"}}`, one.ID), err: `the algorithm "ML-DSA-44"`},
 		"a broken key in a slot": {data: func() map[string][]byte {
 			data := slots(`{"current":{"kid":%q,"algorithm":"ES256"}}`, one.ID)
 			data[one.ID+".pem"] = []byte("hello")
@@ -225,8 +227,9 @@ func TestDecodeSigningKeys(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if keys.Current == nil || keys.Current.ID != one.ID || !keys.Current.Key.(*ecdsa.PrivateKey).Equal(one.Key) {
-				t.Errorf("the current key is %+v, want %s", keys.Current, one.ID)
+			current := keys.Signer(keyring.ES256)
+			if current == nil || current.ID != one.ID || !current.Key.(*ecdsa.PrivateKey).Equal(one.Key) {
+				t.Errorf("the current key is %+v, want %s", current, one.ID)
 			}
 		})
 	}
@@ -399,7 +402,7 @@ func FuzzDecodeSigningKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if keys.Current == nil {
+		if keys.Signer(keyring.ES256) == nil {
 			t.Fatal("no current key, and no error")
 		}
 		encoded, err := keys.Encode()

@@ -1,8 +1,6 @@
 package oauth
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -16,6 +14,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/mintmark-dev/mintmark/internal/authn"
+	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 )
 
@@ -26,6 +25,10 @@ const (
 	MinTTL     = time.Minute
 	MaxTTL     = time.Hour
 	DefaultTTL = 15 * time.Minute
+	// MaxRenewal is how long after the exchange of the key its tokens can be renewed,
+	// and the last of them ends. Who has got hold of a token, but not of the key, is shut
+	// out then.
+	MaxRenewal = 24 * time.Hour
 	// Leeway is by how much the clocks of issuer and verifier may differ.
 	Leeway = 30 * time.Second
 	// MaxTokenLen is the longest token issued or looked at, in bytes. Most
@@ -41,7 +44,8 @@ const tokenType = "at+jwt"
 const jtiBytes = 16
 
 // Why a token could not be issued. The first two are the caller's to mend, the
-// third is its owner's, the fourth the operator's.
+// third is its owner's, the fourth the operator's; for the others the key has to be
+// presented again, if it is still good.
 var (
 	ErrTTL          = fmt.Errorf("the life asked for is out of range: ask for %s to %s, or for none", MinTTL, MaxTTL)
 	ErrAudience     = errors.New("the credential's tokens are not for this audience: ask for one of spec.jwt.audiences, or for none")
@@ -49,6 +53,8 @@ var (
 	ErrNoSigningKey = errors.New("there is no signing key yet")
 	// ErrCredentialExpired: the credential has come to its end meanwhile.
 	ErrCredentialExpired = errors.New("the credential has expired")
+	// ErrRenewalOver: the token goes back to an exchange too long ago.
+	ErrRenewalOver = fmt.Errorf("tokens are renewed for %s after the key was exchanged: exchange the key again", MaxRenewal)
 )
 
 // Config is what an Issuer is made from.
@@ -58,16 +64,37 @@ type Config struct {
 	Issuer string
 	// Keys gives the signing keys as they are now; nil while there are none. It
 	// must be safe for concurrent use, and the keys must not change once given.
-	Keys func() *keyring.SigningKeys
+	Keys func() keyring.Ring
+	// Secrets gives the secrets of credentials whose tokens are signed with HS256;
+	// nil: there are none. It must be safe for concurrent use.
+	Secrets Secrets
+	// Denied tells of a good token whether its Session was revoked before its time;
+	// nil: none was. It must be safe for concurrent use.
+	Denied func(session string) bool
 	// Random is the source of token ids; nil is crypto/rand.
 	Random io.Reader
 }
 
 // Issuer issues and verifies tokens. It is safe for concurrent use.
 type Issuer struct {
-	issuer string
-	keys   func() *keyring.SigningKeys
-	random io.Reader
+	issuer  string
+	keys    func() keyring.Ring
+	secrets Secrets
+	denied  func(session string) bool
+	random  io.Reader
+	seen    cache
+}
+
+// Secrets derives what is known to the servers alone: for each version of a
+// credential a secret of its own, from a pepper that has an id. Nothing of it is
+// stored.
+type Secrets interface {
+	// Current is the secret to sign with, and the id of its pepper. It is false where
+	// there is no pepper.
+	Current(uid string, version int64) (pepper string, secret []byte, ok bool)
+	// Agreed is the secret under the pepper of that id. It is false where there is no
+	// such pepper, or where tokens of this credential are not to be signed so.
+	Agreed(pepper, uid string, version int64, now time.Time) (secret []byte, ok bool)
 }
 
 // NewIssuer checks the configuration.
@@ -82,7 +109,12 @@ func NewIssuer(cfg Config) (*Issuer, error) {
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
 	}
-	return &Issuer{issuer: cfg.Issuer, keys: cfg.Keys, random: cfg.Random}, nil
+	if cfg.Denied == nil {
+		cfg.Denied = func(string) bool { return false }
+	}
+	return &Issuer{
+		issuer: cfg.Issuer, keys: cfg.Keys, secrets: cfg.Secrets, denied: cfg.Denied, random: cfg.Random, seen: newCache(),
+	}, nil
 }
 
 // Issuer is the iss of the tokens.
@@ -96,6 +128,8 @@ type Options struct {
 	// Audience asks for some of the audiences the credential's tokens may be
 	// for; empty asks for all of them.
 	Audience []string
+	// Foreign goes into the token of a holder whom no credential here tells of.
+	Foreign *Foreign
 }
 
 // Claims are what a token says. Times are in UTC, to the second.
@@ -109,6 +143,11 @@ type Claims struct {
 	IssuedAt  time.Time
 	NotBefore time.Time
 	Expires   time.Time
+	// AuthTime is when the key was exchanged. A renewed token keeps it.
+	AuthTime time.Time
+	// Session is the ID of the token that the key was exchanged for. A renewed token
+	// keeps it too, and is revoked with it.
+	Session string
 	// ID is the token's own (jti).
 	ID string
 	// Permissions are the scope.
@@ -118,8 +157,10 @@ type Claims struct {
 	// CredentialUID and Version say what the token was issued for.
 	CredentialUID string
 	Version       int64
-	// KeyID is the kid of the key it is signed with.
-	KeyID string
+	// Foreign is nil unless the token was issued for one of another issuer.
+	Foreign *Foreign
+	// KeyID is the kid of the key it is signed with, Algorithm the key's.
+	KeyID, Algorithm string
 }
 
 // Scope is the permissions as OAuth writes them (RFC 6749, section 3.3).
@@ -136,43 +177,93 @@ const (
 // Issue makes a token for a principal that has just been verified. The errors
 // are those above; any other is a fault of the key or the randomness.
 func (i *Issuer) Issue(p *authn.Principal, now time.Time, opts Options) (token string, claims Claims, err error) {
-	key := i.signingKey()
-	if key == nil {
-		return "", Claims{}, ErrNoSigningKey
-	}
-	private, ok := key.Key.(*ecdsa.PrivateKey)
-	if !ok || key.Algorithm != keyring.ES256 || private.Curve != elliptic.P256() {
-		return "", Claims{}, fmt.Errorf("signing key %s: not a P-256 key for %s", key.ID, keyring.ES256)
-	}
-	if claims, err = i.claims(p, now, opts); err != nil {
+	if claims, err = i.claims(p, now, opts, i.audiences(p)); err != nil {
 		return "", Claims{}, err
 	}
-	claims.KeyID = key.ID
-	unsigned := jwt.NewWithClaims(jwt.SigningMethodES256, claims.mapClaims())
-	unsigned.Header["typ"], unsigned.Header["kid"] = tokenType, key.ID
-	if token, err = unsigned.SignedString(private); err != nil {
-		return "", Claims{}, fmt.Errorf("signing with key %s: %w", key.ID, err)
+	return i.sign(claims, p.JWT.Algorithm)
+}
+
+// Renew makes a token in place of one that Verify has just accepted, for the
+// principal that it was issued for. The new one is for no other audience and
+// allows nothing that the old one did not, nor anything that its principal may no
+// longer do. The caller sees to it that the version of the credential is still in
+// use: a retired one's tokens end. The errors are those of Issue, ErrRenewalOver
+// and ErrForeign.
+func (i *Issuer) Renew(p *authn.Principal, old Claims, now time.Time, opts Options) (token string, claims Claims, err error) {
+	if old.Foreign != nil {
+		return "", Claims{}, ErrForeign
 	}
-	if len(token) > MaxTokenLen {
+	allowed := slices.DeleteFunc(slices.Clone(i.audiences(p)), func(a string) bool { return !slices.Contains(old.Audience, a) })
+	if len(allowed) == 0 {
+		return "", Claims{}, ErrAudience
+	}
+	if claims, err = i.claims(p, now, opts, allowed); err != nil {
+		return "", Claims{}, err
+	}
+	end := old.AuthTime.Add(MaxRenewal)
+	if !end.After(claims.IssuedAt) || old.AuthTime.After(now.Add(Leeway)) {
+		return "", Claims{}, ErrRenewalOver
+	}
+	if claims.Expires.After(end) {
+		claims.Expires = end
+	}
+	claims.AuthTime, claims.Session = old.AuthTime, old.Session
+	claims.Admin = claims.Admin && old.Admin
+	claims.Permissions = Mandate(p, old)
+	claims.Roles = slices.DeleteFunc(slices.Clone(p.Roles), func(r string) bool { return !slices.Contains(old.Roles, r) })
+	return i.sign(claims, p.JWT.Algorithm)
+}
+
+// Mandate is what a token allows as far as its credential still does, sorted: the
+// permissions that both the claims and the principal hold.
+func Mandate(p *authn.Principal, c Claims) []string {
+	if p.Admin && c.Admin {
+		return []string{authz.Everything}
+	}
+	scope := authz.NewSet(c.Permissions)
+	// Of two patterns that overlap one covers the other, so what both sides have is
+	// what each says and the other allows.
+	var both []string
+	for _, permission := range c.Permissions {
+		if p.Allows(permission) {
+			both = append(both, permission)
+		}
+	}
+	for _, permission := range p.Permissions {
+		if scope.Allows(permission) {
+			both = append(both, permission)
+		}
+	}
+	slices.Sort(both)
+	return slices.Compact(both)
+}
+
+func (i *Issuer) sign(c Claims, algorithm string) (string, Claims, error) {
+	k, err := i.signingKey(algorithm, c.CredentialUID, c.Version)
+	if err != nil {
+		return "", Claims{}, err
+	}
+	c.KeyID, c.Algorithm = k.id, k.method.Alg()
+	unsigned := jwt.NewWithClaims(k.method, c.mapClaims())
+	unsigned.Header["typ"], unsigned.Header["kid"] = tokenType, k.id
+	token, err := unsigned.SignedString(k.private)
+	switch {
+	case err != nil:
+		return "", Claims{}, fmt.Errorf("signing with key %s: %w", k.id, err)
+	case len(token) > MaxTokenLen:
 		return "", Claims{}, ErrTooLong
 	}
-	return token, claims, nil
+	return token, c, nil
 }
 
-func (i *Issuer) signingKey() *keyring.SigningKey {
-	if keys := i.keys(); keys != nil {
-		return keys.Current
-	}
-	return nil
-}
-
-func (i *Issuer) claims(p *authn.Principal, now time.Time, opts Options) (Claims, error) {
+// claims are those of a token for some of the audiences allowed.
+func (i *Issuer) claims(p *authn.Principal, now time.Time, opts Options, allowed []string) (Claims, error) {
 	issued := now.UTC().Truncate(time.Second)
 	expires, err := expiry(p, issued, opts.TTL)
 	if err != nil {
 		return Claims{}, err
 	}
-	audience, err := i.audience(p, opts.Audience)
+	audience, err := narrow(allowed, opts.Audience)
 	if err != nil {
 		return Claims{}, err
 	}
@@ -180,10 +271,12 @@ func (i *Issuer) claims(p *authn.Principal, now time.Time, opts Options) (Claims
 	if _, err := io.ReadFull(i.random, id[:]); err != nil {
 		return Claims{}, fmt.Errorf("reading randomness for a token's id: %w", err)
 	}
+	jti := base64.RawURLEncoding.EncodeToString(id[:])
 	return Claims{
-		Issuer: i.issuer, Subject: p.Subject, ClientID: p.Subject, Audience: audience, IssuedAt: issued, NotBefore: issued, Expires: expires,
-		ID: base64.RawURLEncoding.EncodeToString(id[:]), Permissions: p.Permissions, Roles: p.Roles, Admin: p.Admin,
-		CredentialUID: p.UID, Version: p.Version,
+		Issuer: i.issuer, Subject: p.Subject, ClientID: p.Subject, Audience: audience,
+		IssuedAt: issued, NotBefore: issued, Expires: expires, AuthTime: issued,
+		ID: jti, Session: jti, Permissions: p.Permissions, Roles: p.Roles, Admin: p.Admin,
+		CredentialUID: p.UID, Version: p.Version, Foreign: opts.Foreign,
 	}, nil
 }
 
@@ -209,13 +302,17 @@ func expiry(p *authn.Principal, issued time.Time, asked time.Duration) (time.Tim
 	return expires, nil
 }
 
-// audience is what the token is for: RFC 9068 wants one in every token, so where
-// the credential names none it is for the issuer itself.
-func (i *Issuer) audience(p *authn.Principal, asked []string) ([]string, error) {
-	allowed := p.JWT.Audiences
-	if len(allowed) == 0 {
-		allowed = []string{i.issuer}
+// audiences are what tokens of a credential may be for: RFC 9068 wants one in every
+// token, so where the credential names none it is for the issuer itself.
+func (i *Issuer) audiences(p *authn.Principal) []string {
+	if len(p.JWT.Audiences) == 0 {
+		return []string{i.issuer}
 	}
+	return p.JWT.Audiences
+}
+
+// narrow takes those asked for of what is allowed, and all of it where none is.
+func narrow(allowed, asked []string) ([]string, error) {
 	if len(asked) == 0 {
 		return allowed, nil
 	}
@@ -234,7 +331,10 @@ func (i *Issuer) audience(p *authn.Principal, asked []string) ([]string, error) 
 func (c Claims) mapClaims() jwt.MapClaims {
 	m := jwt.MapClaims{
 		"iss": c.Issuer, "sub": c.Subject, "aud": c.Audience, "exp": c.Expires.Unix(), "nbf": c.NotBefore.Unix(), "iat": c.IssuedAt.Unix(),
-		"jti": c.ID, "client_id": c.ClientID, claimAdmin: c.Admin, claimUID: c.CredentialUID, claimVersion: c.Version,
+		"auth_time": c.AuthTime.Unix(), "jti": c.ID, "client_id": c.ClientID, claimAdmin: c.Admin, claimUID: c.CredentialUID, claimVersion: c.Version,
+	}
+	if c.Session != c.ID {
+		m["sid"] = c.Session
 	}
 	// RFC 9068, section 2.2.3: a scope that is empty is not there.
 	if len(c.Permissions) > 0 {
@@ -242,6 +342,9 @@ func (c Claims) mapClaims() jwt.MapClaims {
 	}
 	if len(c.Roles) > 0 {
 		m[claimRoles] = c.Roles
+	}
+	if c.Foreign != nil {
+		m[claimForeign] = c.Foreign
 	}
 	return m
 }

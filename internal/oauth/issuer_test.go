@@ -27,7 +27,7 @@ const issuerURL = "https://auth.example.com"
 
 func newKey(t testing.TB) *keyring.SigningKey {
 	t.Helper()
-	key, err := keyring.NewSigningKey(rand.Reader, now)
+	key, err := keyring.NewSigningKey(rand.Reader, keyring.ES256, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func newKey(t testing.TB) *keyring.SigningKey {
 
 func newIssuer(t testing.TB, keys *keyring.SigningKeys) *oauth.Issuer {
 	t.Helper()
-	i, err := oauth.NewIssuer(oauth.Config{Issuer: issuerURL, Keys: func() *keyring.SigningKeys { return keys }})
+	i, err := oauth.NewIssuer(oauth.Config{Issuer: issuerURL, Keys: func() keyring.Ring { return keyring.RingOf(keys) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func principal() *authn.Principal {
 }
 
 func TestNewIssuer(t *testing.T) {
-	keys := func() *keyring.SigningKeys { return nil }
+	keys := func() keyring.Ring { return nil }
 	for issuer, ok := range map[string]bool{
 		issuerURL: true, "https://auth.example.com:8443/tenant/": true, "http://auth.example.com": false, "": false, "auth.example.com": false,
 		"https://auth.example.com?a": false, "https://auth.example.com#a": false, "https://user@auth.example.com": false, "https://": false, "https://a\x00b": false,
@@ -80,7 +80,7 @@ func TestIssueAndVerify(t *testing.T) {
 	want := oauth.Claims{
 		Issuer: issuerURL, Subject: "servicetoken:payments:ci-deploy", ClientID: "servicetoken:payments:ci-deploy",
 		Audience: []string{"https://a.example", "https://b.example"}, IssuedAt: whole, NotBefore: whole, Expires: whole.Add(20 * time.Minute),
-		ID: issued.ID, Permissions: []string{"api:read", "deploy:*"}, Roles: []string{"deployer"}, CredentialUID: "0b1f2c3d", Version: 3, KeyID: key.ID,
+		AuthTime: whole, ID: issued.ID, Session: issued.ID, Permissions: []string{"api:read", "deploy:*"}, Roles: []string{"deployer"}, CredentialUID: "0b1f2c3d", Version: 3, KeyID: key.ID, Algorithm: keyring.ES256,
 	}
 	if diff := cmp.Diff(want, issued); diff != "" {
 		t.Error(diff)
@@ -133,7 +133,7 @@ func TestTheTokenOnTheWire(t *testing.T) {
 	whole := now.Unix()
 	want := map[string]any{
 		"iss": issuerURL, "sub": "servicetoken:payments:ci-deploy", "client_id": "servicetoken:payments:ci-deploy", "aud": []any{"https://b.example"},
-		"iat": float64(whole), "nbf": float64(whole), "exp": float64(whole + 300), "jti": issued.ID, "scope": "*", "roles": []any{"deployer"},
+		"iat": float64(whole), "nbf": float64(whole), "exp": float64(whole + 300), "auth_time": float64(whole), "jti": issued.ID, "scope": "*", "roles": []any{"deployer"},
 		"is_admin": true, "mintmark.dev/uid": "0b1f2c3d", "mintmark.dev/version": float64(3),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -218,7 +218,7 @@ func TestIssueNeedsAKeyAndRandomness(t *testing.T) {
 	}
 	key.Algorithm = keyring.ES256
 	i, err := oauth.NewIssuer(oauth.Config{
-		Issuer: issuerURL, Random: strings.NewReader("short"), Keys: func() *keyring.SigningKeys { return &keyring.SigningKeys{Current: key} },
+		Issuer: issuerURL, Random: strings.NewReader("short"), Keys: func() keyring.Ring { return keyring.RingOf(&keyring.SigningKeys{Current: key}) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +272,8 @@ func TestMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"issuer":"https://auth.example.com","jwks_uri":"https://auth.example.com/.well-known/jwks.json",` +
-		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}`
+		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"],` +
+		`"claims_supported":["iss","sub","aud","exp","nbf","iat","auth_time","jti","sid","client_id","scope","roles","is_admin","mintmark.dev/uid","mintmark.dev/version"]}`
 	if got := string(document); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
@@ -304,4 +305,8 @@ func TestAKeyVerifiesInEverySlotAndNotAfterwards(t *testing.T) {
 			t.Errorf("%s: %v", sentence, err)
 		}
 	}
+}
+
+func slots(current *keyring.SigningKey) *keyring.SigningKeys {
+	return &keyring.SigningKeys{Current: current}
 }

@@ -2,21 +2,15 @@ package oauth
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/golang-jwt/jwt/v5"
-
-	"github.com/mintmark-dev/mintmark/internal/keyring"
 )
 
 // InvalidError says why a token is refused. Compare with errors.Is and the values
@@ -43,6 +37,8 @@ var (
 	ErrExpired        = &InvalidError{"Expired", "it has expired"}
 	ErrNotYetValid    = &InvalidError{"NotYetValid", "it is not valid yet, or was issued in the future"}
 	ErrImplausible    = &InvalidError{"Implausible", "its times are not ones that are issued here"}
+	ErrUnchecked      = &InvalidError{"Unchecked", "its signature was not checked, for whoever presents it has presented too many bad ones"}
+	ErrRevoked        = &InvalidError{"Revoked", "it was revoked before its time"}
 	errNotAnObject    = errors.New("not one JSON object without duplicates")
 	errUnexpectedType = errors.New("a value of another type")
 )
@@ -51,38 +47,79 @@ var (
 type Expect struct {
 	// Audience that must be among the token's; empty requires none.
 	Audience string
+	// MayCheck is asked before the signature of a token that was not verified before is
+	// checked; false refuses the token as ErrUnchecked. It is not asked of HS256, which
+	// costs no more than to ask. Nil: any may be.
+	MayCheck func() bool
 }
 
 // Verify checks a token issued here: form, key, signature, issuer, times within
-// Leeway, and what the caller expects. Every error is an [InvalidError].
+// Leeway, what the caller expects, and that the token was not revoked. Every error is
+// an [InvalidError]. The claims share memory with those of other calls and must not be
+// changed.
 //
 // The work is bounded by MaxTokenLen, which is looked at first. The form is
 // stricter than RFC 7515 and RFC 7519 demand: three segments in canonical
 // base64url; a header of alg, kid and typ and nothing else, so that nothing in
 // it (crit, jwk, jku, x5u, zip) can steer the verification; names exactly as they
 // are written, none twice; numbers that are integers.
+//
+// The kid alone decides which key verifies, and the key how: there is one algorithm
+// to each. Of a token that was verified before only the signature and the form are not
+// looked at again, and that only while its key is one of the issuer's.
 func (i *Issuer) Verify(token string, now time.Time, expect Expect) (Claims, error) {
-	header, payload, signature, err := split(token)
-	if err != nil {
-		return Claims{}, ErrMalformed
-	}
-	key, err := i.checkHeader(header)
+	claims, err := i.authentic(token, now, expect.MayCheck)
 	if err != nil {
 		return Claims{}, err
-	}
-	if err := checkSignature(key, token[:strings.LastIndexByte(token, '.')], signature); err != nil {
-		return Claims{}, err
-	}
-	claims, err := decodeClaims(payload)
-	if err != nil {
-		return Claims{}, ErrMalformed
 	}
 	if err := i.checkClaims(claims, now, expect); err != nil {
 		return Claims{}, err
 	}
-	claims.KeyID = key.ID
 	return claims, nil
 }
+
+// authentic gives what a token says that was signed here.
+func (i *Issuer) authentic(token string, now time.Time, mayCheck func() bool) (Claims, error) {
+	if len(token) > MaxTokenLen {
+		return Claims{}, ErrMalformed
+	}
+	sum := sha256.Sum256([]byte(token))
+	if known := i.seen.load(sum); known != nil && i.keys().ByID(known.KeyID) != nil {
+		return *known, nil
+	}
+	header, payload, signature, err := split(token)
+	if err != nil {
+		return Claims{}, ErrMalformed
+	}
+	h, err := decodeHeader(header)
+	if err != nil {
+		return Claims{}, err
+	}
+	var claims Claims
+	if pepper, isolated := strings.CutPrefix(h.kid, isolatedPrefix); isolated {
+		// What was signed says which secret it was signed with.
+		if claims, err = decodeClaims(payload); err != nil {
+			return Claims{}, ErrMalformed
+		}
+		if err := i.checkIsolated(h, pepper, claims, now, signedPart(token), signature); err != nil {
+			return Claims{}, err
+		}
+	} else {
+		if err := i.checkPublished(h, signedPart(token), signature, mayCheck); err != nil {
+			return Claims{}, err
+		}
+		if claims, err = decodeClaims(payload); err != nil {
+			return Claims{}, ErrMalformed
+		}
+	}
+	claims.KeyID, claims.Algorithm = h.kid, h.alg
+	if h.alg != HS256 {
+		i.seen.store(sum, &claims)
+	}
+	return claims, nil
+}
+
+func signedPart(token string) string { return token[:strings.LastIndexByte(token, '.')] }
 
 // segmentChars are the characters of base64url. The decoder alone would skip
 // line ends.
@@ -106,54 +143,40 @@ func split(token string) (header, payload, signature []byte, err error) {
 	return segments[0], segments[1], segments[2], nil
 }
 
-// checkHeader finds the key, and holds the header to what the key is for.
-func (i *Issuer) checkHeader(header []byte) (*keyring.SigningKey, error) {
-	members, err := decodeObject(header)
+// header is what the header of a token may hold, and must.
+type header struct{ alg, kid, typ string }
+
+func decodeHeader(data []byte) (h header, err error) {
+	members, err := decodeObject(data)
 	if err != nil {
-		return nil, ErrMalformed
+		return header{}, ErrMalformed
 	}
-	var alg, kid, typ string
 	for name, raw := range members {
 		var into *string
 		switch name {
 		case "alg":
-			into = &alg
+			into = &h.alg
 		case "kid":
-			into = &kid
+			into = &h.kid
 		case "typ":
-			into = &typ
+			into = &h.typ
 		default:
-			return nil, ErrMalformed
+			return header{}, ErrMalformed
 		}
 		if *into, err = decodeString(raw); err != nil {
-			return nil, ErrMalformed
+			return header{}, ErrMalformed
 		}
 	}
-	keys := i.keys()
-	if keys == nil || kid == "" {
-		return nil, ErrUnknownKey
-	}
-	key := keys.ByID(kid)
-	switch {
-	case key == nil:
-		return nil, ErrUnknownKey
-	case alg != key.Algorithm || alg != keyring.ES256:
-		return nil, ErrAlgorithm
-	case typ != tokenType:
-		return nil, ErrType
-	}
-	return key, nil
+	return h, nil
 }
 
-// checkSignature takes r and s of 32 bytes each (RFC 7518, section 3.4), and
-// nothing in DER.
-func checkSignature(key *keyring.SigningKey, signed string, signature []byte) error {
-	public, ok := key.Key.Public().(*ecdsa.PublicKey)
-	if !ok || public.Curve != elliptic.P256() {
+// holdTo holds the header to what the key is for.
+func (h header) holdTo(algorithm string) error {
+	switch {
+	case h.alg != algorithm:
 		return ErrAlgorithm
-	}
-	if err := jwt.SigningMethodES256.Verify(signed, signature, public); err != nil {
-		return ErrSignature
+	case h.typ != tokenType:
+		return ErrType
 	}
 	return nil
 }
@@ -170,12 +193,14 @@ func (i *Issuer) checkClaims(c Claims, now time.Time, expect Expect) error {
 		return ErrNotYetValid
 	case expect.Audience != "" && !slices.Contains(c.Audience, expect.Audience):
 		return ErrWrongAudience
+	case i.denied(c.Session):
+		return ErrRevoked
 	}
 	return nil
 }
 
 // decodeClaims reads the claims issued here, each of which must be there but for
-// scope and roles. Others are let be: a newer server may issue them.
+// scope, roles, auth_time and sid. Others are let be: a newer server may issue them.
 func decodeClaims(payload []byte) (Claims, error) {
 	members, err := decodeObject(payload)
 	if err != nil {
@@ -187,11 +212,23 @@ func decodeClaims(payload []byte) (Claims, error) {
 		IssuedAt: d.time("iat"), NotBefore: d.time("nbf"), Expires: d.time("exp"), Admin: d.flag(claimAdmin),
 		CredentialUID: d.text(claimUID), Version: d.integer(claimVersion),
 	}
+	// Servers before there was renewal issue tokens without it.
+	c.AuthTime = c.IssuedAt
+	if _, ok := members["auth_time"]; ok {
+		c.AuthTime = d.time("auth_time")
+	}
+	c.Session = c.ID
+	if _, ok := members["sid"]; ok {
+		c.Session = d.text("sid")
+	}
 	if _, ok := members["scope"]; ok {
 		c.Permissions = strings.Split(d.text("scope"), " ")
 	}
 	if _, ok := members[claimRoles]; ok {
 		c.Roles = d.list(claimRoles)
+	}
+	if _, ok := members[claimForeign]; ok {
+		c.Foreign = d.foreign()
 	}
 	return c, d.err
 }
@@ -273,38 +310,76 @@ func (d *claimsDecoder) audience() []string {
 
 // decodeObject reads one JSON object, its names exactly as they are written and
 // none twice, with nothing after it. encoding/json would match names in any case
-// and let the last of two win.
+// and let the last of two win. The values share memory with data.
 func decodeObject(data []byte) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(data) {
+	// Whatever is looked at below is well-formed.
+	if !utf8.Valid(data) || !json.Valid(data) {
 		return nil, errNotAnObject
 	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if first, err := decoder.Token(); err != nil || first != json.Delim('{') {
+	rest := bytes.Trim(data, jsonSpace)
+	if rest[0] != '{' {
 		return nil, errNotAnObject
 	}
-	members := make(map[string]json.RawMessage)
-	for decoder.More() {
-		name, err := decoder.Token()
+	members := make(map[string]json.RawMessage, claimsExpected)
+	for rest = bytes.TrimLeft(rest[1:], jsonSpace); rest[0] != '}'; rest = bytes.TrimLeft(rest, jsonSpace) {
+		end := valueEnd(rest)
+		name, err := decodeString(rest[:end])
 		if err != nil {
 			return nil, err
 		}
-		text, ok := name.(string)
-		if _, twice := members[text]; !ok || twice {
+		if _, twice := members[name]; twice {
 			return nil, errNotAnObject
 		}
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return nil, err
+		rest = bytes.TrimLeft(rest[end:], jsonSpace)
+		rest = bytes.TrimLeft(rest[1:], jsonSpace) // the colon
+		end = valueEnd(rest)
+		members[name] = json.RawMessage(rest[:end])
+		if rest = bytes.TrimLeft(rest[end:], jsonSpace); rest[0] == ',' {
+			rest = bytes.TrimLeft(rest[1:], jsonSpace)
 		}
-		members[text] = value
-	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errNotAnObject
 	}
 	return members, nil
+}
+
+const (
+	// jsonSpace is what RFC 8259, section 2, allows between tokens.
+	jsonSpace = " \t\r\n"
+	// claimsExpected is about how many members there are.
+	claimsExpected = 18
+)
+
+// valueEnd is the length of the value that begins here, in JSON that is valid.
+func valueEnd(data []byte) int {
+	depth := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			for i++; data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+			continue
+		case '}', ']':
+			depth--
+		case ',', ':', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i // a number or a word ended before
+			}
+			continue
+		default:
+			continue
+		}
+		switch {
+		case depth == 0:
+			return i + 1
+		case depth < 0:
+			return i
+		}
+	}
+	return len(data)
 }
 
 // decodeString reads a string, and neither null nor nothing as one.
@@ -312,6 +387,10 @@ func decodeString(raw json.RawMessage) (string, error) {
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", errUnexpectedType
 	}
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1]), nil
+	}
 	var s string
-	return s, json.Unmarshal(raw, &s)
+	err := json.Unmarshal(raw, &s)
+	return s, err
 }
