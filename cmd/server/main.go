@@ -98,7 +98,8 @@ func buildVersion() string {
 func parse(args []string, getenv func(string) string, stderr io.Writer) (*options, error) {
 	o := new(options)
 	c := &o.config
-	var proxies []string
+	var proxies, issuers, unblocked []string
+	var identity map[string]string
 	var level string
 	flags := pflag.NewFlagSet("mintmark-server", pflag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -107,11 +108,19 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 	flags.StringVar(&c.Namespace, "namespace", or(getenv("POD_NAMESPACE"), "mintmark-system"), "namespace of the installation ($POD_NAMESPACE)")
 	flags.StringSliceVar(&c.WatchNamespaces, "watch-namespaces", nil, "namespaces whose credentials are served (default: all)")
 	flags.StringVar(&c.BindAddress, "bind-address", ":8443", "address of the public HTTPS listener")
+	flags.StringVar(&c.GRPCBindAddress, "grpc-bind-address", ":8445", "address of the gRPC listener for Envoy's ext_authz, over TLS (0: none)")
 	flags.StringVar(&c.InternalBindAddress, "internal-bind-address", ":8444", "address of the HTTPS listener for the controllers")
 	flags.StringVar(&c.InternalURL, "internal-advertise-url", "", "URL at which the controllers reach it (default: https://$POD_IP and its port)")
 	flags.StringVar(&c.MetricsBindAddress, "metrics-bind-address", ":8080", "address of plain HTTP for /metrics, /healthz, /livez and /readyz")
 	flags.StringVar(&c.Issuer, "issuer", "", "iss of the JWTs, an https URL (default: https://mintmark-server.NAMESPACE.svc)")
 	flags.StringSliceVar(&proxies, "trusted-proxies", nil, "networks of the peers whose X-Forwarded-* headers are believed, such as 10.0.0.0/8 (default: none)")
+	flags.StringToStringVar(&identity, "identity-headers", nil, "names of the identity headers, "+
+		"such as id=X-Auth-User,email=X-Auth-Email,roles=X-Auth-Roles,permissions=X-Auth-Permissions (default: X-User-ID, X-User-Email, ...)")
+	flags.StringSliceVar(&issuers, "allow-issuer-networks", nil, "networks in which the keys of TrustedIssuers may be fetched "+
+		"although they are not the public internet, such as 10.96.0.0/12 (default: none)")
+	flags.IntVar(&c.RateLimitPerAddress, "rate-limit-per-address", 0, "requests with a credential that an address may send in a second, at all servers together; 0: any number")
+	flags.IntVar(&c.BlockFailures, "block-failures", 30, "bad credentials that an address may present in a minute before it is blocked; 0: any number")
+	flags.StringSliceVar(&unblocked, "block-allow", nil, "networks that are neither blocked nor limited by address, such as 10.0.0.0/8 (default: none)")
 	flags.DurationVar(&c.MaxStaleness, "max-staleness", 10*time.Minute, "how long to go on verifying while cut off from the API server; after that everything is denied")
 	flags.StringVar(&c.TLSCertFile, "tls-cert-file", "", "certificate of the public listener (default: from the Secret mintmark-server-tls)")
 	flags.StringVar(&c.TLSKeyFile, "tls-key-file", "", "its private key")
@@ -132,8 +141,20 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 		return nil, fmt.Errorf("--max-staleness %s: it must be positive", c.MaxStaleness)
 	}
 	var err error
-	if c.TrustedProxies, err = prefixes(proxies); err != nil {
+	if c.TrustedProxies, err = prefixes("--trusted-proxies", proxies); err != nil {
 		return nil, err
+	}
+	if c.IssuerNetworks, err = prefixes("--allow-issuer-networks", issuers); err != nil {
+		return nil, err
+	}
+	if c.BlockAllow, err = prefixes("--block-allow", unblocked); err != nil {
+		return nil, err
+	}
+	if c.IdentityHeaders, err = identityHeaders(identity); err != nil {
+		return nil, err
+	}
+	if c.GRPCBindAddress == "0" {
+		c.GRPCBindAddress = ""
 	}
 	if c.ID == "" {
 		if c.ID, err = defaultID(getenv); err != nil {
@@ -154,7 +175,7 @@ func or(value, fallback string) string {
 	return fallback
 }
 
-func prefixes(texts []string) (out []netip.Prefix, err error) {
+func prefixes(flag string, texts []string) (out []netip.Prefix, err error) {
 	for _, text := range texts {
 		text = strings.TrimSpace(text)
 		if ip, err := netip.ParseAddr(text); err == nil {
@@ -163,11 +184,29 @@ func prefixes(texts []string) (out []netip.Prefix, err error) {
 		}
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("--trusted-proxies: %q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", text)
+			return nil, fmt.Errorf("%s: %q is not a network: write it like 10.0.0.0/8 or 2001:db8::/32", flag, text)
 		}
 		out = append(out, prefix.Masked())
 	}
 	return out, nil
+}
+
+func identityHeaders(names map[string]string) (h server.IdentityHeaders, err error) {
+	for what, name := range names {
+		switch what {
+		case "id":
+			h.ID = name
+		case "email":
+			h.Email = name
+		case "roles":
+			h.Roles = name
+		case "permissions":
+			h.Permissions = name
+		default:
+			return h, fmt.Errorf("--identity-headers: %q is none of id, email, roles and permissions", what)
+		}
+	}
+	return h, h.Check()
 }
 
 // defaultID is the pod's name, else the host's.

@@ -34,7 +34,7 @@ func TestThePodsEnvironmentGivesTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := server.Config{
-		ID: "mintmark-server-0", Namespace: "auth", BindAddress: ":8443", InternalBindAddress: ":8444", MetricsBindAddress: ":8080",
+		ID: "mintmark-server-0", Namespace: "auth", BindAddress: ":8443", InternalBindAddress: ":8444", MetricsBindAddress: ":8080", GRPCBindAddress: ":8445",
 		InternalURL: "https://10.1.2.3:8444", Issuer: "https://mintmark-server.auth.svc", MaxStaleness: 10 * time.Minute, ShutdownDelay: 5 * time.Second,
 	}
 	if diff := cmp.Diff(want, o.config, cmpopts.EquateEmpty()); diff != "" {
@@ -46,7 +46,7 @@ func TestFlagsWin(t *testing.T) {
 	o, err := parse([]string{
 		"--namespace=other", "--watch-namespaces=a,b", "--bind-address=127.0.0.1:1", "--internal-bind-address=127.0.0.1:2", "--metrics-bind-address=127.0.0.1:3",
 		"--issuer=https://auth.example.com", "--trusted-proxies=10.0.0.0/8,192.0.2.1,2001:db8::/32", "--max-staleness=1m", "--tls-cert-file=c", "--tls-key-file=k",
-		"--id=one", "--shutdown-delay=0s", "--log-level=debug", "--kubeconfig=f",
+		"--id=one", "--shutdown-delay=0s", "--log-level=debug", "--kubeconfig=f", "--grpc-bind-address=0", "--identity-headers=id=X-Auth-User,roles=X-Auth-Roles",
 	}, environment("POD_NAMESPACE", "auth", "POD_NAME", "p"), new(bytes.Buffer))
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func TestFlagsWin(t *testing.T) {
 	want := server.Config{
 		ID: "one", Namespace: "other", WatchNamespaces: []string{"a", "b"}, BindAddress: "127.0.0.1:1", InternalBindAddress: "127.0.0.1:2",
 		MetricsBindAddress: "127.0.0.1:3", InternalURL: "https://127.0.0.1:2", Issuer: "https://auth.example.com", MaxStaleness: time.Minute,
-		TLSCertFile: "c", TLSKeyFile: "k",
+		TLSCertFile: "c", TLSKeyFile: "k", IdentityHeaders: server.IdentityHeaders{ID: "X-Auth-User", Roles: "X-Auth-Roles"},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")},
 	}
 	if diff := cmp.Diff(want, o.config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
@@ -71,7 +71,8 @@ func TestWhatCannotBeRunEndsWithAMessageThatNamesTheRemedy(t *testing.T) {
 		"contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	local := []string{"--kubeconfig=" + kubeconfig, "--id=one", "--bind-address=127.0.0.1:0", "--internal-bind-address=127.0.0.1:0", "--metrics-bind-address=127.0.0.1:0"}
+	local := []string{"--kubeconfig=" + kubeconfig, "--id=one", "--bind-address=127.0.0.1:0", "--internal-bind-address=127.0.0.1:0", "--metrics-bind-address=127.0.0.1:0",
+		"--grpc-bind-address=0"}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -82,6 +83,9 @@ func TestWhatCannotBeRunEndsWithAMessageThatNamesTheRemedy(t *testing.T) {
 		"an argument":                  {append(local, "run"), exitUsage, `"run"`},
 		"a log level":                  {append(local, "--log-level=loud"), exitUsage, "--log-level"},
 		"a proxy that is no network":   {append(local, "--trusted-proxies=me"), exitUsage, "--trusted-proxies"},
+		"an identity header unknown":   {append(local, "--identity-headers=name=X-A"), exitUsage, "none of id"},
+		"identity in Authorization":    {append(local, "--identity-headers=id=authorization"), exitUsage, "--identity-headers"},
+		"two alike identity headers":   {append(local, "--identity-headers=id=X-User,email=XUser"), exitUsage, "--identity-headers"},
 		"no staleness at all":          {append(local, "--max-staleness=0s"), exitUsage, "--max-staleness"},
 		"no address for controllers":   {append(local, "--internal-bind-address=:8444"), exitUsage, "--internal-advertise-url"},
 		"an address without a port":    {append(local, "--internal-bind-address=localhost"), exitUsage, "--internal-bind-address"},
@@ -90,6 +94,7 @@ func TestWhatCannotBeRunEndsWithAMessageThatNamesTheRemedy(t *testing.T) {
 		"half a certificate":           {append(local, "--tls-cert-file=x"), exitUsage, "--tls-key-file"},
 		"an issuer without TLS":        {append(local, "--issuer=http://x"), exitUsage, "--issuer"},
 		"an address that is not local": {append(local, "--bind-address=192.0.2.1:1"), exitFailure, "--bind-address"},
+		"a gRPC address not local":     {append(local, "--grpc-bind-address=192.0.2.1:1"), exitFailure, "--grpc-bind-address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stderr bytes.Buffer

@@ -17,27 +17,22 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
-// authenticate finds out who the caller is. Whatever is not a good credential ends
-// here, in one answer for all of it.
-func (p *public) authenticate(x *exchange) *problem {
+// admit finds out who the caller is, where the route wants to know. Whatever is not a
+// good credential ends here, in one answer for all of it.
+func (p *public) admit(x *exchange) *problem {
 	if x.route.access == accessAnyone {
 		return nil
 	}
-	var given presented
-	given, x.how = readPresented(x.r.Header)
-	switch x.how {
-	case presentedKey:
-		x.verdict = p.index.Verify(given.key, authn.Request{IP: x.client}, x.now)
-	case presentedJWT:
-		p.verifyJWT(x, given.jwt)
-	case presentedNone, presentedBad:
-		x.verdict = authn.Verdict{Reason: authn.ReasonMalformed}
+	x.carried = carriedBy(x.r.Header)
+	if x.trusted && p.foreign.direct() {
+		x.carried.assertions = x.r.Header[assertionHeader]
 	}
-	p.decided.count(x.how, x.verdict.Reason)
-	switch {
-	case !x.verdict.OK:
-		return refusal(x.verdict.Reason)
-	case x.route.access == accessKey && x.how != presentedKey:
+	problem := p.decider.admit(&x.evaluation)
+	x.tellQuota()
+	if problem != nil {
+		return p.limitedAs(x, problem)
+	}
+	if x.route.access == accessKey && x.how != presentedKey {
 		return problemNotExchangeable
 	}
 	return nil
@@ -58,74 +53,74 @@ func refusal(reason authn.Reason) *problem {
 }
 
 // verifyJWT checks the token itself, and then whether what it was issued for is still
-// good.
-func (p *public) verifyJWT(x *exchange, token string) {
-	claims, err := p.issuer.Verify(token, x.now, oauth.Expect{})
-	if err != nil {
-		x.verdict = authn.Verdict{Reason: authn.ReasonMalformed}
-		x.note = err.Error()
-		return
+// good. A problem is about neither: the token was not looked at.
+func (d *decider) verifyJWT(e *evaluation, token string) *problem {
+	mayCheck := d.guard.mayCheck(e)
+	claims, err := d.issuer.Verify(token, e.now, oauth.Expect{MayCheck: mayCheck})
+	if errors.Is(err, oauth.ErrUnchecked) {
+		return d.guard.unchecked(e)
 	}
-	x.claims, x.scope = claims, authz.NewSet(claims.Permissions)
-	x.verdict = p.index.VerifyUse(claims.CredentialUID, claims.Version, authn.Request{IP: x.client}, x.now)
+	if err != nil {
+		if d.foreign.direct() && neverSigned(err) && mayCheck != nil && !mayCheck() {
+			return d.guard.unchecked(e)
+		}
+		if d.foreign.admit(e, token, err) {
+			return nil
+		}
+		e.verdict = authn.Verdict{Reason: authn.ReasonMalformed}
+		if errors.Is(err, oauth.ErrRevoked) {
+			e.verdict.Reason = authn.ReasonRevoked
+		}
+		e.note = err.Error()
+		return nil
+	}
+	e.claims, e.scope = claims, authz.NewSet(claims.Permissions)
+	if claims.Foreign != nil {
+		e.verdict, e.note = d.foreign.use(claims)
+		return nil
+	}
+	e.verdict = d.index.VerifyUse(claims.CredentialUID, claims.Version, authn.Request{IP: e.client}, e.now)
+	return nil
 }
 
 // allows tells whether the caller may do what needs the permission. A JWT allows what it
 // says, as far as its credential still does.
-func (x *exchange) allows(permission string) bool {
-	if x.how == presentedJWT && !x.claims.Admin && !x.scope.Allows(permission) {
+func (e *evaluation) allows(permission string) bool {
+	if e.how == presentedJWT && !e.claims.Admin && !e.scope.Allows(permission) {
 		return false
 	}
-	return x.caller().Allows(permission)
+	return e.caller().Allows(permission)
 }
 
 // mandate is what a caller may do, as it is told to others.
 type mandate struct {
 	permissions, roles string // separated by spaces
+	email              string
 	admin              bool
 }
 
-func (x *exchange) may() mandate {
-	who := x.caller()
-	if x.how != presentedJWT {
-		return mandate{strings.Join(who.Permissions, " "), strings.Join(who.Roles, " "), who.Admin}
+func (e *evaluation) may() mandate {
+	who := e.caller()
+	if e.how != presentedJWT {
+		return mandate{permissions: strings.Join(who.Permissions, " "), roles: strings.Join(who.Roles, " "), admin: who.Admin}
 	}
-	roles := slices.DeleteFunc(slices.Clone(x.claims.Roles), func(r string) bool { return !slices.Contains(who.Roles, r) })
-	m := mandate{roles: strings.Join(roles, " "), admin: x.claims.Admin && who.Admin}
+	roles := slices.DeleteFunc(slices.Clone(e.claims.Roles), func(r string) bool { return !slices.Contains(who.Roles, r) })
+	m := mandate{roles: strings.Join(roles, " "), email: e.email(), admin: e.claims.Admin && who.Admin}
 	if m.admin {
 		m.permissions = authz.Everything
 		return m
 	}
 	// Of two patterns that overlap one covers the other, so what both sides have is what
 	// each says and the other allows.
-	both := slices.DeleteFunc(slices.Clone(x.claims.Permissions), func(p string) bool { return !x.allows(p) })
+	both := slices.DeleteFunc(slices.Clone(e.claims.Permissions), func(p string) bool { return !e.allows(p) })
 	for _, p := range who.Permissions {
-		if x.scope.Allows(p) && !slices.Contains(both, p) {
+		if e.scope.Allows(p) && !slices.Contains(both, p) {
 			both = append(both, p)
 		}
 	}
 	slices.Sort(both)
 	m.permissions = strings.Join(both, " ")
 	return m
-}
-
-// challenge is the WWW-Authenticate of a 401 (RFC 6750, section 3): without an error
-// where nothing was presented.
-func (x *exchange) challenge() []string {
-	if x.how == presentedNone {
-		return challengeNone
-	}
-	return challengeInvalid
-}
-
-var (
-	challengeNone    = []string{`Bearer realm="mintmark"`}
-	challengeInvalid = []string{`Bearer realm="mintmark", error="invalid_token"`}
-)
-
-// challengeScope is the WWW-Authenticate of a 403 for the want of permissions.
-func challengeScope(permissions []string) []string {
-	return []string{`Bearer realm="mintmark", error="insufficient_scope", scope="` + strings.Join(permissions, " ") + `"`}
 }
 
 // decisions counts verdicts, the counters being looked up once.
@@ -151,9 +146,9 @@ func (d *decisions) count(how presentation, reason authn.Reason) {
 // record writes the request's line to the log: at debug for every one, at info where an
 // operator should know. It holds the credential's public prefix and nothing else
 // of what the caller sent: a path or a query may hold what should not be there.
-func (p *public) record(x *exchange, took time.Duration) {
+func (p *public) record(v *visit, took time.Duration) {
 	level := slog.LevelDebug
-	if p.notable(x) {
+	if p.notable(v) {
 		level = slog.LevelInfo
 	}
 	if !p.log.Enabled(context.Background(), level) {
@@ -164,33 +159,36 @@ func (p *public) record(x *exchange, took time.Duration) {
 	}
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
-		slog.String("request_id", x.id), slog.String("route", x.route.name), slog.String("method", methodName(x.r.Method)),
-		slog.Int("status", x.status), slog.String("outcome", x.outcome.String()),
-		slog.String("client", x.client.String()), slog.String("took", took.String()))
-	if x.peer != x.client {
-		attrs = append(attrs, slog.String("peer", x.peer.String()))
+		slog.String("request_id", v.id), slog.String("route", v.route.name), slog.String("method", methodName(v.method)),
+		slog.Int("status", v.status), slog.String("outcome", v.outcome.String()),
+		slog.String("client", v.client.String()), slog.String("took", took.String()))
+	if v.peer != v.client {
+		attrs = append(attrs, slog.String("peer", v.peer.String()))
 	}
-	if x.how == presentedKey || x.how == presentedJWT {
-		attrs = append(attrs, slog.String("reason", x.verdict.Reason.Code()))
+	if v.how == presentedKey || v.how == presentedJWT {
+		attrs = append(attrs, slog.String("reason", v.verdict.Reason.Code()))
 	}
-	whose := x.verdict.Principal
+	whose := v.verdict.Principal
 	if whose == nil {
-		whose = x.verdict.Refused
+		whose = v.verdict.Refused
 	}
 	if whose != nil {
 		attrs = append(attrs, slog.String("credential", whose.Subject), slog.String("uid", whose.UID),
 			slog.Int64("version", whose.Version), slog.String("prefix", whose.Prefix))
 	}
-	if x.note != "" {
-		attrs = append(attrs, slog.String("note", x.note))
+	if v.code != "" {
+		attrs = append(attrs, slog.String("code", v.code))
 	}
-	p.log.LogAttrs(context.Background(), level, "request "+verb(x.outcome), attrs...)
+	if v.note != "" {
+		attrs = append(attrs, slog.String("note", v.note))
+	}
+	p.log.LogAttrs(context.Background(), level, "request "+verb(v.outcome), attrs...)
 }
 
 // notable: a credential of ours that is no good any more, or is used from where it may
 // not be, is still in somebody's hands.
-func (p *public) notable(x *exchange) bool {
-	return x.verdict.Refused != nil || x.outcome == outcomeFailed
+func (p *public) notable(v *visit) bool {
+	return v.verdict.Refused != nil || v.outcome == outcomeFailed
 }
 
 func verb(o outcome) string {

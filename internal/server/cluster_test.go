@@ -143,7 +143,7 @@ func (in *installation) createKeys() {
 		in.t.Fatal(err)
 	}
 	in.secret(keyring.PepperSecret, keyring.EncodePeppers("p1", map[string][]byte{"p1": key[:]}))
-	signing, err := newSigningKeys(in.t).Encode()
+	signing, err := keyring.RingOf(newSigningKeys(in.t)).Encode()
 	if err != nil {
 		in.t.Fatal(err)
 	}
@@ -372,7 +372,8 @@ func (w *wire) set(change func(*wire)) {
 // verb of a request, as the API server names it, and its resource.
 func verbOf(r *http.Request) (verb, resource string) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	known := []string{"secrets", "leases", "servicetokens", "apikeys", "credentialclasses", "revocations", "tokenreviews", "namespaces"}
+	known := []string{"secrets", "leases", "servicetokens", "apikeys", "credentialclasses", "revocations", "tokenreviews", "namespaces",
+		"accessroles", "accesspolicies", "trustedissuers", "configmaps"}
 	named := false
 	for i, p := range parts {
 		for _, k := range known {
@@ -393,7 +394,7 @@ func verbOf(r *http.Request) (verb, resource string) {
 func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	verb, resource := verbOf(r)
 	w.mu.Lock()
-	down, gone, restored := w.down, verb == "WATCH" && w.gone == resource, verb == "LIST" && w.restored
+	down, gone, restored := w.down, verb == "WATCH" && w.gone != "" && w.gone == resource, verb == "LIST" && w.restored
 	w.mu.Unlock()
 	if down || w.refuseLease(verb, resource) {
 		return nil, errors.New("connection refused by the test")
@@ -409,7 +410,11 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls = append(w.calls, verb+" "+resource)
+	call := verb
+	if r.URL.Query().Get("sendInitialEvents") == "true" {
+		call = "LIST" // as a stream
+	}
+	w.calls = append(w.calls, call+" "+resource)
 	switch {
 	case verb == "WATCH":
 		body := &watchBody{wire: w, resource: resource, ReadCloser: resp.Body}

@@ -32,6 +32,7 @@ import (
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/credential"
+	"github.com/mintmark-dev/mintmark/internal/federation"
 	"github.com/mintmark-dev/mintmark/internal/keyring"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
@@ -99,9 +100,14 @@ type edge struct {
 	issuer   *oauth.Issuer
 	peppers  credential.Peppers
 	signing  *keyring.SigningKeys
+	others   []*keyring.SigningKeys // of further algorithms
+	revoker  *localRevoker
 	gate     *openGate
 	log      *journal
 	registry *prometheus.Registry
+	policies *policies
+	foreign  *foreign
+	public   *public
 	http     *httptest.Server
 	client   *http.Client
 
@@ -111,8 +117,10 @@ type edge struct {
 
 // setup of an edge.
 type setup struct {
-	proxies []netip.Prefix
-	discard bool // no log
+	proxies  []netip.Prefix
+	identity IdentityHeaders
+	issuers  *federation.Config // trusted issuers; nil: there are none
+	discard  bool               // no log
 }
 
 func newEdge(t testing.TB, s setup) *edge {
@@ -132,17 +140,26 @@ func newEdge(t testing.TB, s setup) *edge {
 		t.Fatal(err)
 	}
 	e.index.SetNamespace("payments", nil)
-	if e.issuer, err = oauth.NewIssuer(oauth.Config{Issuer: testIssuer, Keys: func() *keyring.SigningKeys { return e.signing }}); err != nil {
+	e.revoker = &localRevoker{denyList: denyList{now: e.now}}
+	if e.issuer, err = oauth.NewIssuer(oauth.Config{
+		Issuer: testIssuer, Keys: func() keyring.Ring { return keyring.RingOf(append(e.others, e.signing)...) },
+		Secrets: &isolated{peppers: func() credential.Peppers { return e.peppers }, index: e.index}, Denied: e.revoker.has,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	log := e.log.logger()
 	if s.discard {
 		log = slog.New(slog.DiscardHandler)
 	}
-	handler := newPublic(publicConfig{
+	e.policies = newPolicies(e.registry, log)
+	if s.issuers != nil {
+		e.foreign = newForeign(foreignConfig{federation: *s.issuers, index: e.index, registry: e.registry, log: log})
+	}
+	e.public = newPublic(publicConfig{
 		index: e.index, issuer: e.issuer, gate: e.gate, proxies: s.proxies, metrics: newMetrics(e.registry), log: log, now: e.now,
+		identity: s.identity, policies: e.policies, foreign: e.foreign, revoker: e.revoker,
 	})
-	e.http = httptest.NewUnstartedServer(handler)
+	e.http = httptest.NewUnstartedServer(e.public)
 	e.http.EnableHTTP2 = true
 	e.http.Config.MaxHeaderBytes = maxHeaderBytes
 	e.http.Config.DisableGeneralOptionsHandler = true
@@ -156,7 +173,7 @@ func newEdge(t testing.TB, s setup) *edge {
 
 func newSigningKeys(t testing.TB) *keyring.SigningKeys {
 	t.Helper()
-	key, err := keyring.NewSigningKey(rand.Reader, time.Now())
+	key, err := keyring.NewSigningKey(rand.Reader, keyring.ES256, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const certificateSecret = "mintmark-server-tls"
 // works.
 type keys struct {
 	peppers  atomic.Pointer[credential.Peppers]
-	signing  atomic.Pointer[keyring.SigningKeys]
+	signing  atomic.Pointer[keyring.Ring]
 	internal serving  // of the internal listener
 	public   *serving // of the public one; the same unless it has files of its own
 
@@ -63,7 +63,23 @@ func (k *keys) readSigning(s *corev1.Secret) error {
 	if err != nil {
 		return err
 	}
-	k.signing.Store(signing)
+	k.signing.Store(&signing)
+	return nil
+}
+
+// allPeppers are the peppers; nil while there are none.
+func (k *keys) allPeppers() credential.Peppers {
+	if peppers := k.peppers.Load(); peppers != nil {
+		return *peppers
+	}
+	return nil
+}
+
+// ring is the signing keys; nil while there are none.
+func (k *keys) ring() keyring.Ring {
+	if signing := k.signing.Load(); signing != nil {
+		return *signing
+	}
 	return nil
 }
 

@@ -29,7 +29,9 @@ func (o outcome) String() string { return outcomeNames[o] }
 type metrics struct {
 	requests  *prometheus.HistogramVec
 	decisions *prometheus.CounterVec
+	denials   *prometheus.CounterVec
 	refused   *prometheus.CounterVec
+	limited   *prometheus.CounterVec
 	issued    prometheus.Counter
 	reviews   *prometheus.CounterVec
 	restored  prometheus.Counter
@@ -45,6 +47,8 @@ type gauges struct {
 	leaseHeld    func() float64
 	ready        func() float64
 	signingKeys  func() float64
+	blocked      func() float64
+	servers      func() float64
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -59,10 +63,18 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "mintmark_server_decisions_total",
 			Help: "Credentials presented, by what they were and the reason of the verdict.",
 		}, []string{"presented", "reason"}),
+		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mintmark_server_denials_total",
+			Help: "Requests refused, by route and the step of the decision that refused them.",
+		}, []string{"route", "code"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mintmark_server_refused_records_total",
 			Help: "Sealed records that were refused, by reason. Each is in the log with its object.",
 		}, []string{"reason"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mintmark_server_limited_total",
+			Help: "Requests refused for there were too many, by whose: of one credential, or from one address.",
+		}, []string{"by"}),
 		issued: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mintmark_server_issued_tokens_total", Help: "JWTs issued.",
 		}),
@@ -78,7 +90,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "mintmark_server_panics_total", Help: "Requests that ended in a panic.",
 		}),
 	}
-	registry.MustRegister(m.requests, m.decisions, m.refused, m.issued, m.reviews, m.restored, m.panics,
+	registry.MustRegister(m.requests, m.decisions, m.denials, m.refused, m.limited, m.issued, m.reviews, m.restored, m.panics,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -95,6 +107,8 @@ func registerGauges(registry prometheus.Registerer, g gauges) {
 		{"mintmark_server_lease_held", "1 while this server holds its Lease.", g.leaseHeld},
 		{"mintmark_server_ready", "1 while this server is ready.", g.ready},
 		{"mintmark_server_signing_keys", "Keys in the published key set.", g.signingKeys},
+		{"mintmark_server_addresses_blocked", "Addresses that are blocked at this server for the bad credentials they presented.", g.blocked},
+		{"mintmark_server_limit_shares", "Servers that rate limits are shared among, as this one counts them.", g.servers},
 	} {
 		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: def.name, Help: def.help}, def.value))
 	}

@@ -72,7 +72,7 @@ func FuzzWhatIsPresented(f *testing.F) {
 		if authorization != "" {
 			h["Authorization"] = []string{authorization}
 		}
-		got, how := readPresented(h)
+		got, how := readPresented(carriedBy(h))
 		switch how {
 		case presentedKey:
 			if v := got.key.Reveal(); v == "" || v != key && !strings.HasSuffix(authorization, v) || strings.ContainsAny(v, " ,\x00\r\n") {
@@ -97,7 +97,7 @@ func FuzzRequirements(f *testing.F) {
 	f.Add("permission=a:b&audience=https%3A%2F%2Fx")
 	f.Add("permission=%zz")
 	f.Fuzz(func(t *testing.T, query string) {
-		n, problem := parseNeed(query)
+		n, problem := parseNeed(query, false)
 		if (n == nil) == (problem == nil) {
 			t.Fatal("neither a requirement nor a problem, or both")
 		}

@@ -26,14 +26,25 @@ const (
 	presentedJWT
 )
 
+// carried are the headers that can hold a credential, every line of them.
+type carried struct {
+	keys, authorizations []string
+	// assertions are those of the assertionHeader, where they are to be believed.
+	assertions []string
+}
+
+func carriedBy(h http.Header) carried {
+	return carried{keys: h["X-Api-Key"], authorizations: h["Authorization"]}
+}
+
 // readPresented takes the credential out of the headers: X-API-Key with a key, or
 // Authorization with the scheme Bearer (RFC 6750, section 2.1) and a key or a JWT. Two
 // of them are good only if they say the same, and no header may come twice: a gateway
 // and a backend could each look at another one.
-func readPresented(h http.Header) (presented, presentation) {
-	keys, auths := h["X-Api-Key"], h["Authorization"]
+func readPresented(c carried) (presented, presentation) {
+	keys, auths := c.keys, c.authorizations
 	if len(keys) == 0 && len(auths) == 0 {
-		return presented{}, presentedNone
+		return readAssertion(c.assertions)
 	}
 	if len(keys) > 1 || len(auths) > 1 {
 		return presented{}, presentedBad

@@ -12,15 +12,24 @@ type problem struct {
 	Status int    `json:"status"`
 	Title  string `json:"title"`
 	Detail string `json:"detail,omitempty"`
+	// Error and ErrorDescription are for OAuth clients (RFC 6749, section 5.2).
+	Error            string `json:"error,omitempty"`
+	ErrorDescription string `json:"error_description,omitempty"`
 
 	outcome outcome
 	body    []byte
+	// contentType of the body; nil: that of a problem document.
+	contentType []string
 }
 
 const problemType = "application/problem+json"
 
 func newProblem(status int, o outcome, detail string) *problem {
-	p := &problem{Status: status, Title: http.StatusText(status), Detail: detail, outcome: o}
+	return (&problem{Status: status, Title: http.StatusText(status), Detail: detail, outcome: o}).encoded()
+}
+
+// encoded is the problem with its body, which is made once.
+func (p *problem) encoded() *problem {
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // strings and a number
@@ -38,6 +47,12 @@ var (
 		"A JWT cannot be exchanged for another one: present the API key or the service token.")
 	problemPath = newProblem(http.StatusForbidden, outcomeForbidden,
 		"The path of the original request is not in canonical form.")
+	problemNeedUntrusted = newProblem(http.StatusForbidden, outcomeForbidden,
+		"require=header: the header X-Mintmark-Require is believed from trusted proxies only.")
+	problemNeedMissing = newProblem(http.StatusForbidden, outcomeForbidden,
+		"require=header: the header X-Mintmark-Require has to be there once.")
+	problemRequirement = newProblem(http.StatusForbidden, outcomeForbidden,
+		"What this route needs cannot be read: see the gateway's configuration.")
 	problemNotFound = newProblem(http.StatusNotFound, outcomeInvalid,
 		"There is nothing at this path.")
 	problemMethod = newProblem(http.StatusMethodNotAllowed, outcomeInvalid,
@@ -61,6 +76,9 @@ func badRequest(detail string) *problem {
 func (p *problem) write(w http.ResponseWriter) {
 	h := w.Header()
 	h["Content-Type"] = problemContentType
+	if p.contentType != nil {
+		h["Content-Type"] = p.contentType
+	}
 	h["Cache-Control"] = noStore
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(p.body)

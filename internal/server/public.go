@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/mintmark-dev/mintmark/internal/authn"
-	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -23,19 +22,19 @@ import (
 // handler with access needing a credential runs with one or not at all. Handlers return what
 // went wrong as a problem; nothing else writes an error.
 type public struct {
-	index   *authn.Index
-	issuer  *oauth.Issuer
-	gate    gate
+	decider
 	proxies proxies
 	metrics *metrics
 	log     *slog.Logger
 	ids     requestIDs
 	now     func() time.Time
 
+	identity identityHeaders
 	needs    needs
-	decided  decisions
 	notFound *route
 	lines    *lineLimit
+	revoker  revoker // nil: no single JWT is revoked here
+	handler  http.Handler
 }
 
 // publicConfig is what the public interface is made of.
@@ -47,16 +46,31 @@ type publicConfig struct {
 	metrics *metrics
 	log     *slog.Logger
 	now     func() time.Time
+	// identity is how the identity headers are called; zero: by their default names.
+	identity IdentityHeaders
+	limits   limiter
+	guard    *addressGuard // nil: no address is limited or blocked
+	policies *policies
+	revoker  revoker // nil: no single JWT is revoked here
+	foreign  *foreign
 }
 
 // newPublic makes the handler of the public listener.
-func newPublic(c publicConfig) http.Handler {
+func newPublic(c publicConfig) *public {
 	p := &public{
-		index: c.index, issuer: c.issuer, gate: c.gate, proxies: c.proxies, metrics: c.metrics, log: c.log, now: c.now,
-		ids: newRequestIDs(), decided: newDecisions(c.metrics), lines: newLineLimit(),
+		decider: decider{
+			index: c.index, issuer: c.issuer, gate: c.gate, decided: newDecisions(c.metrics), limits: c.limits, policies: c.policies,
+			foreign: c.foreign, guard: c.guard,
+		},
+		proxies: c.proxies, metrics: c.metrics, log: c.log, now: c.now, identity: c.identity.prepare(),
+		ids: newRequestIDs(), lines: newLineLimit(), revoker: c.revoker,
 	}
-	return p.mount(&tokens{issuer: c.issuer, metrics: c.metrics, log: c.log}, &documents{issuer: c.issuer})
+	p.handler = p.mount(&tokens{index: c.index, issuer: c.issuer, metrics: c.metrics, log: c.log}, &documents{issuer: c.issuer})
+	return p
 }
+
+// ServeHTTP answers on the public listener.
+func (p *public) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
 
 // access says who may call a route.
 type access uint8
@@ -77,7 +91,10 @@ type route struct {
 	methods string // separated by spaces; empty means any
 	path    string // as http.ServeMux has it
 	access  access
-	serve   func(*exchange) *problem
+	// forGateways: what is allowed goes no further than the gateway that asks, and no
+	// browser sees the answer. A refusal is passed on.
+	forGateways bool
+	serve       func(*exchange) *problem
 
 	observers observers
 }
@@ -86,9 +103,14 @@ type route struct {
 func (p *public) mount(tokens *tokens, documents *documents) http.Handler {
 	routes := []*route{
 		{name: "token", methods: "POST", path: "/api/auth/token", access: accessKey, serve: tokens.exchange},
+		{name: "renew", methods: "POST", path: "/api/auth/renew", access: accessCredential, serve: tokens.renew},
+		{name: "introspect", methods: "POST", path: introspectionPath, access: accessCredential, serve: p.introspect},
+		{name: "revoke", methods: "POST", path: revocationPath, access: accessCredential, serve: p.revoke},
 		{name: "profile", methods: "GET HEAD", path: "/api/auth/profile", access: accessCredential, serve: p.profile},
 		{name: "me", methods: "GET HEAD", path: "/api/v1/auth/me", access: accessCredential, serve: p.profile},
-		{name: "forward-auth", path: "/forward-auth", access: accessCredential, serve: p.forwardAuth},
+		{name: "oauth-token", methods: "POST", path: tokenPath, access: accessAnyone, serve: (&tokenEndpoint{p}).serve},
+		{name: "forward-auth", path: "/forward-auth", access: accessCredential, forGateways: true, serve: p.forwardAuth},
+		{name: "check", methods: "POST", path: "/api/v1/auth/check", access: accessCredential, serve: p.check},
 		{name: "health", methods: "GET HEAD", path: "/api/v1/auth/health", access: accessAnyone, serve: p.health},
 		{name: "jwks", methods: "GET HEAD", path: oauth.JWKSPath, access: accessAnyone, serve: documents.keySet},
 		{name: "metadata", methods: "GET HEAD", path: oauth.MetadataPath, access: accessAnyone, serve: documents.metadata},
@@ -120,37 +142,35 @@ var chain = []struct {
 }{
 	{"headers", (*public).harden},
 	{"identify", (*public).identify},
-	{"gate", (*public).checkGate},
-	{"authenticate", (*public).authenticate},
+	{"admit", (*public).admit},
 	// After the caller is known, so that no method is answered otherwise than another to
 	// whom it is not.
 	{"method", (*public).checkMethod},
 }
 
-// exchange is one request on its way through the chain.
-type exchange struct {
-	w     http.ResponseWriter
-	r     *http.Request
+// visit is one request at any door, as logs and metrics tell of it.
+type visit struct {
+	evaluation
+
 	route *route
-	now   time.Time
 	began time.Time
 	id    string
-	peer  netip.Addr
+	// method of the request to us, which is not the one asked about.
+	method string
+	peer   netip.Addr
 	// trusted: the peer's word is taken on whom it forwards.
 	trusted bool
-	client  netip.Addr
-
-	how     presentation
-	verdict authn.Verdict
-	claims  oauth.Claims // of a JWT
-	scope   authz.Set    // of a JWT: what it says it is for
 	outcome outcome
 	status  int
-	note    string // for operators, beside the verdict's reason
 }
 
-// caller is who presented a good credential; nil on routes open to anyone.
-func (x *exchange) caller() *authn.Principal { return x.verdict.Principal }
+// exchange is one HTTP request on its way through the chain.
+type exchange struct {
+	visit
+
+	w http.ResponseWriter
+	r *http.Request
+}
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
@@ -158,7 +178,8 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 func (p *public) dispatch(w http.ResponseWriter, r *http.Request, rt *route) {
 	x := exchanges.Get().(*exchange)
 	now := p.now()
-	*x = exchange{w: w, r: r, route: rt, now: now, began: now, status: http.StatusOK}
+	*x = exchange{w: w, r: r}
+	x.route, x.now, x.began, x.status, x.method = rt, now, now, http.StatusOK, r.Method
 	defer p.finish(x)
 	for i := range chain {
 		if problem := chain[i].step(p, x); problem != nil {
@@ -173,8 +194,17 @@ func (p *public) dispatch(w http.ResponseWriter, r *http.Request, rt *route) {
 
 func (x *exchange) fail(p *problem) {
 	x.outcome, x.status = p.outcome, p.Status
-	if p.Status == http.StatusUnauthorized {
-		x.w.Header()["Www-Authenticate"] = x.challenge()
+	if x.route.forGateways {
+		hardenForBrowsers(x.w.Header())
+	}
+	if challenge := x.challenge(p.Status); challenge != nil {
+		x.w.Header()["Www-Authenticate"] = challenge
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		x.w.Header()["Retry-After"] = retryAfter
+	}
+	if seconds := x.retrySeconds(); seconds != "" {
+		x.w.Header()["Retry-After"] = []string{seconds}
 	}
 	p.write(x.w)
 }
@@ -185,13 +215,22 @@ func (p *public) finish(x *exchange) {
 		p.metrics.panics.Inc()
 		// The value is not logged: it may be made of what the request held.
 		p.log.Error("a request ended in a panic", "panic", fmt.Sprintf("%T", thrown), "stack", stack(), "request_id", x.id, "route", x.route.name)
+		x.code = codePanic
 		x.fail(problemInternal)
 	}
-	took := p.now().Sub(x.began)
-	x.route.observers.observe(x.outcome, took)
-	p.record(x, took)
+	p.account(&x.visit)
 	*x = exchange{}
 	exchanges.Put(x)
+}
+
+// account tells metrics and the log what came of a request.
+func (p *public) account(v *visit) {
+	took := p.now().Sub(v.began)
+	v.route.observers.observe(v.outcome, took)
+	if v.code != "" && v.outcome != outcomeOK {
+		p.metrics.denials.WithLabelValues(v.route.name, v.code).Inc()
+	}
+	p.record(v, took)
 }
 
 func stack() string { return string(debug.Stack()) }
@@ -199,15 +238,22 @@ func stack() string { return string(debug.Stack()) }
 // harden sets the headers every answer has. Handlers may loosen Cache-Control.
 func (p *public) harden(x *exchange) *problem {
 	h := x.w.Header()
-	h["X-Content-Type-Options"] = nosniff
 	h["Cache-Control"] = noStore
-	h["Strict-Transport-Security"] = strictTransport
-	h["Content-Security-Policy"] = contentSecurity
+	if !x.route.forGateways {
+		hardenForBrowsers(h)
+	}
 	if p.gate.draining() {
 		// The client opens its next connection to another replica.
 		h["Connection"] = connectionClose
 	}
 	return nil
+}
+
+// hardenForBrowsers sets what browsers heed.
+func hardenForBrowsers(h http.Header) {
+	h["X-Content-Type-Options"] = nosniff
+	h["Strict-Transport-Security"] = strictTransport
+	h["Content-Security-Policy"] = contentSecurity
 }
 
 var (
@@ -222,6 +268,7 @@ func (p *public) identify(x *exchange) *problem {
 	x.peer = peerAddr(x.r)
 	x.trusted = len(p.proxies) > 0 && p.proxies.trust(x.peer)
 	x.client = p.proxies.clientAddr(x.r, x.peer)
+	x.suspect = p.heldTo(&x.visit)
 	if x.trusted {
 		x.id = acceptedID(x.r.Header["X-Request-Id"])
 	}
@@ -250,20 +297,6 @@ func (p *public) checkMethod(x *exchange) *problem {
 		x.w.Header()["Allow"] = []string{strings.ReplaceAll(x.route.methods, " ", ", ")}
 	}
 	return problemMethod
-}
-
-// checkGate refuses to decide anything while this server cannot: cold, or staler than it
-// may be. What is public is answered all the same.
-func (p *public) checkGate(x *exchange) *problem {
-	if x.route.access == accessAnyone {
-		return nil
-	}
-	if err := p.gate.open(x.now); err != nil {
-		x.note = err.Error()
-		x.w.Header()["Retry-After"] = retryAfter
-		return problemUnavailable
-	}
-	return nil
 }
 
 var retryAfter = []string{"1"}

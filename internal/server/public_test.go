@@ -460,8 +460,8 @@ func TestADrainingServerAsksItsClientsToGo(t *testing.T) {
 
 func TestEveryRouteNeedsACredentialUnlessItSaysOtherwise(t *testing.T) {
 	e := newEdge(t, setup{})
-	p := &public{index: e.index, issuer: e.issuer, gate: e.gate, metrics: newMetricsOfItsOwn(), log: e.log.logger(), now: time.Now,
-		ids: newRequestIDs(), decided: newDecisions(newMetricsOfItsOwn()), lines: newLineLimit()}
+	p := &public{decider: decider{index: e.index, issuer: e.issuer, gate: e.gate, decided: newDecisions(newMetricsOfItsOwn())},
+		metrics: newMetricsOfItsOwn(), log: e.log.logger(), now: time.Now, ids: newRequestIDs(), lines: newLineLimit()}
 	reached := false
 	r := &route{name: "new", path: "/new", serve: func(*exchange) *problem { reached = true; return nil }}
 	r.observers = p.metrics.route("new")
@@ -481,7 +481,7 @@ func TestTheChainIsInThisOrder(t *testing.T) {
 	for _, c := range chain {
 		names = append(names, c.name)
 	}
-	if diff := cmp.Diff([]string{"headers", "identify", "gate", "authenticate", "method"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"headers", "identify", "admit", "method"}, names); diff != "" {
 		t.Errorf("the chain differs (-want +got):\n%s", diff)
 	}
 }
@@ -489,8 +489,8 @@ func TestTheChainIsInThisOrder(t *testing.T) {
 func TestAPanicEndsInAnAnswerThatSaysNothing(t *testing.T) {
 	e := newEdge(t, setup{})
 	m := newMetricsOfItsOwn()
-	p := &public{index: e.index, issuer: e.issuer, gate: e.gate, metrics: m, log: e.log.logger(), now: time.Now,
-		ids: newRequestIDs(), decided: newDecisions(m), lines: newLineLimit()}
+	p := &public{decider: decider{index: e.index, issuer: e.issuer, gate: e.gate, decided: newDecisions(m)},
+		metrics: m, log: e.log.logger(), now: time.Now, ids: newRequestIDs(), lines: newLineLimit()}
 	const marker = "MARKER-4711"
 	r := &route{name: "bad", access: accessAnyone, serve: func(x *exchange) *problem { panic(errors.New(x.r.Header.Get("X-Api-Key"))) }}
 	r.observers = m.route("bad")

@@ -91,7 +91,9 @@ func (r *readiness) checkFresh(now time.Time) error {
 	case age > r.maxStaleness:
 		return fmt.Errorf("what this server knows is %s old, more than %s: it denies everything", age.Round(time.Second), r.maxStaleness)
 	}
-	return nil
+	// The age falls as soon as a heartbeat comes or a list is through; the deadline that
+	// verdicts go by is moved on a moment later, and until then everything is denied.
+	return r.open(now)
 }
 
 // age of what this server knows: by the heartbeat, or by how long a watch has been

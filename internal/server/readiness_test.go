@@ -56,6 +56,25 @@ func TestOnlyListsBegunUnderTheLeaseCount(t *testing.T) {
 	}
 }
 
+func TestAServerThatDeniesStillIsNotReady(t *testing.T) {
+	now := time.Now()
+	r := &readiness{freshness: newFreshness(now), maxStaleness: time.Minute}
+	r.loops.Store(&[]*listwatch.Loop{})
+	r.freshness.listed(now)
+	r.until.Store(now.Add(time.Minute).UnixNano())
+	if err := r.checkFresh(now); !errors.Is(err, errCold) {
+		t.Errorf("not everything is listed: %v", err)
+	}
+	r.warm.Store(true)
+	if err := r.checkFresh(now); err != nil {
+		t.Errorf("listed just now: %v", err)
+	}
+	r.until.Store(now.Add(-time.Millisecond).UnixNano()) // not moved on yet, after a time of staleness
+	if err := r.checkFresh(now); !errors.Is(err, errStale) {
+		t.Errorf("what is known is new, and denied all the same: %v", err)
+	}
+}
+
 // reviewer answers every TokenReview alike.
 type reviewer struct {
 	authenticationclient.TokenReviewInterface

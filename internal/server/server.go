@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/mintmark-dev/mintmark/internal/authn"
+	"github.com/mintmark-dev/mintmark/internal/federation"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	// BindAddress of the public HTTPS listener, InternalBindAddress of the one for the
 	// controllers, MetricsBindAddress of plain HTTP for probes and metrics.
 	BindAddress, InternalBindAddress, MetricsBindAddress string
+	// GRPCBindAddress of Envoy's ext_authz, over TLS with the certificate of the public
+	// listener. Empty: there is no such listener.
+	GRPCBindAddress string
 	// InternalURL is where the controllers reach the internal listener. Default: https
 	// at the address it is bound to.
 	InternalURL string
@@ -52,6 +56,20 @@ type Config struct {
 	// TrustedProxies are the peers whose X-Forwarded-For, Forwarded, X-Request-Id and
 	// original path are believed. Default: none.
 	TrustedProxies []netip.Prefix
+	// IdentityHeaders are what forward-auth and ext_authz call the headers that tell a
+	// backend who calls.
+	IdentityHeaders IdentityHeaders
+	// IssuerNetworks are where TrustedIssuers may be although that is not the public
+	// internet. Default: nowhere.
+	IssuerNetworks []netip.Prefix
+	// RateLimitPerAddress is how many requests with a credential an address may send in a
+	// second, at all servers together. 0: any number.
+	RateLimitPerAddress int
+	// BlockFailures is how many bad credentials an address may present in a minute before
+	// it is blocked. 0: any number.
+	BlockFailures int
+	// BlockAllow are networks that are neither blocked nor limited by address.
+	BlockAllow []netip.Prefix
 	// MaxStaleness is for how long a server that is cut off goes on verifying. Default:
 	// 10 minutes.
 	MaxStaleness time.Duration
@@ -93,13 +111,19 @@ type Server struct {
 	presence *presence
 	ready    *readiness
 	feed     *feed
+	policies *policies
+	denied   *sharedDenyList
+	foreign  *foreign
+	replicas *replicas
+	public   *public
+	rpc      *rpcListener // once it listens; nil without one
 
 	addresses  atomic.Pointer[Addresses]
 	lastRelist atomic.Int64 // Unix nanoseconds
 }
 
-// Addresses a Server listens at.
-type Addresses struct{ Public, Internal, Metrics net.Addr }
+// Addresses a Server listens at. GRPC is nil where it does not.
+type Addresses struct{ Public, Internal, Metrics, GRPC net.Addr }
 
 // New checks the configuration and puts the parts together. It does no I/O.
 func New(c Config) (*Server, error) {
@@ -109,13 +133,20 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{config: c, registry: prometheus.NewRegistry(), index: authn.New(authn.Config{}), keys: new(keys)}
 	s.metrics = newMetrics(s.registry)
+	s.policies = newPolicies(s.registry, c.Log)
 	var err error
 	if s.clients, err = newClients(c.Kubernetes); err != nil {
 		return nil, fmt.Errorf("making clients for the API server: %w", err)
 	}
-	if s.issuer, err = oauth.NewIssuer(oauth.Config{Issuer: c.Issuer, Keys: s.keys.signing.Load}); err != nil {
+	s.denied = &sharedDenyList{denyList: &denyList{now: time.Now}, core: s.clients.core.rest, namespace: c.Namespace}
+	if s.issuer, err = oauth.NewIssuer(oauth.Config{
+		Issuer: c.Issuer, Keys: s.keys.ring, Secrets: &isolated{peppers: s.keys.allPeppers, index: s.index}, Denied: s.denied.has,
+	}); err != nil {
 		return nil, fmt.Errorf("--issuer: %w", err)
 	}
+	s.foreign = newForeign(foreignConfig{index: s.index, registry: s.registry, log: c.Log, federation: federation.Config{
+		OwnIssuer: c.Issuer, Networks: c.IssuerNetworks, Shielded: shieldedHosts(c.Kubernetes),
+	}})
 	s.keys.public = &s.keys.internal
 	if c.TLSCertFile != "" {
 		s.keys.public = new(serving)
@@ -127,11 +158,19 @@ func New(c Config) (*Server, error) {
 	s.ready = &readiness{presence: s.presence, keys: s.keys, freshness: fresh, maxStaleness: c.MaxStaleness}
 	s.feed = &feed{
 		clients: s.clients, namespace: c.Namespace, namespaces: c.WatchNamespaces, index: s.index, keys: s.keys, ready: s.ready,
-		freshness: fresh, metrics: s.metrics, log: c.Log, now: time.Now, relistEvery: c.RelistEvery,
+		freshness: fresh, policies: s.policies, foreign: s.foreign, denied: s.denied.denyList, metrics: s.metrics, log: c.Log, now: time.Now, relistEvery: c.RelistEvery,
 	}
 	s.keys.onPeppers = s.feed.peppersChanged
 	s.presence.onTenure = s.feed.relistAll
 	s.feed.prepare()
+	s.replicas = &replicas{leases: s.clients.leases.Leases(c.Namespace), now: time.Now, log: c.Log}
+	s.public = newPublic(publicConfig{
+		index: s.index, issuer: s.issuer, gate: s.ready, proxies: c.TrustedProxies, metrics: s.metrics, log: c.Log, now: time.Now,
+		identity: c.IdentityHeaders, policies: s.policies, foreign: s.foreign, revoker: s.denied,
+		limits: newCredentialLimits(s.metrics, s.replicas.number), guard: newAddressGuard(guardConfig{
+			perSecond: c.RateLimitPerAddress, failures: c.BlockFailures, allowed: c.BlockAllow, replicas: s.replicas.number, metrics: s.metrics, log: c.Log,
+		}),
+	})
 	s.registerGauges()
 	return s, nil
 }
@@ -172,6 +211,12 @@ func (c Config) check() error {
 	if c.MaxStaleness < 0 || c.ShutdownDelay < 0 {
 		errs = append(errs, errors.New("--max-staleness and --shutdown-delay cannot be negative"))
 	}
+	if c.RateLimitPerAddress < 0 || c.BlockFailures < 0 {
+		errs = append(errs, errors.New("--rate-limit-per-address and --block-failures cannot be negative: 0 switches them off"))
+	}
+	if err := c.IdentityHeaders.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
@@ -207,6 +252,8 @@ func (s *Server) registerGauges() {
 		leaseHeld:   func() float64 { _, err := s.presence.held(now()); return truth(err == nil) },
 		ready:       func() float64 { return truth(s.ready.ready(now()) == nil) },
 		signingKeys: func() float64 { return float64(len(s.issuer.KeySet().Keys)) },
+		blocked:     func() float64 { return float64(s.public.guard.blockedNow(now())) },
+		servers:     func() float64 { return float64(s.replicas.number()) },
 	})
 }
 
@@ -246,6 +293,15 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	if s.rpc != nil {
+		workers.Go(func() {
+			if err := s.rpc.serve(); err != nil {
+				failed <- fmt.Errorf("serving the gRPC listener: %w", err)
+			}
+		})
+	}
+	workers.Go(func() { s.foreign.Run(feeding) })
+	workers.Go(func() { s.replicas.Run(feeding) })
 	leaseholder.Go(func() {
 		if err := s.presence.Run(present); present.Err() == nil {
 			failed <- err
@@ -287,6 +343,9 @@ func (s *Server) stop(listeners [3]listener, stopPresence func(), leaseholder *s
 	if err := public.server.Shutdown(draining); err != nil {
 		errs = append(errs, fmt.Errorf("requests were cut off at shutdown: %w", err))
 		_ = public.server.Close()
+	}
+	if err := s.rpc.stop(draining); err != nil {
+		errs = append(errs, fmt.Errorf("gRPC calls were cut off at shutdown: %w", err))
 	}
 	// The Lease goes when nobody can reach this server any more, and a controller that
 	// still asks it is answered until then.
@@ -344,10 +403,13 @@ type listener struct {
 	serve  func() error
 }
 
-// listen opens the three listeners: public, internal, metrics.
+// listen opens the three HTTP listeners, public, internal and metrics, and that of gRPC.
 func (s *Server) listen(ctx context.Context) (all [3]listener, err error) {
 	quiet := slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug)
 	streams := &http.HTTP2Config{MaxConcurrentStreams: maxConcurrentStreams}
+	if s.rpc, err = s.listenRPC(ctx); err != nil {
+		return all, err
+	}
 	var opened [3]net.Listener
 	for i, l := range []struct {
 		name, flag, address string
@@ -355,7 +417,7 @@ func (s *Server) listen(ctx context.Context) (all [3]listener, err error) {
 		tls                 *tls.Config
 		write               time.Duration
 	}{
-		{"the public listener", "--bind-address", s.config.BindAddress, s.publicHandler(), s.keys.public.config(), writeTimeout},
+		{"the public listener", "--bind-address", s.config.BindAddress, s.public, s.keys.public.config(), writeTimeout},
 		{"the internal listener", "--internal-bind-address", s.config.InternalBindAddress, s.internalHandler(), s.keys.internal.config(), writeTimeout},
 		{"the metrics listener", "--metrics-bind-address", s.config.MetricsBindAddress, operations(s.registry, s.ready, time.Now), nil, writeTimeout},
 	} {
@@ -363,6 +425,9 @@ func (s *Server) listen(ctx context.Context) (all [3]listener, err error) {
 		if err != nil {
 			for _, o := range opened[:i] {
 				_ = o.Close()
+			}
+			if s.rpc != nil {
+				_ = s.rpc.socket.Close()
 			}
 			return all, listenError(l.flag, l.address, err)
 		}
@@ -377,8 +442,9 @@ func (s *Server) listen(ctx context.Context) (all [3]listener, err error) {
 			return server.ServeTLS(opened[i], "", "")
 		}}
 	}
-	s.addresses.Store(&Addresses{Public: opened[0].Addr(), Internal: opened[1].Addr(), Metrics: opened[2].Addr()})
-	s.config.Log.Info("listening", "public", opened[0].Addr().String(), "internal", opened[1].Addr().String(), "metrics", opened[2].Addr().String())
+	s.addresses.Store(&Addresses{Public: opened[0].Addr(), Internal: opened[1].Addr(), Metrics: opened[2].Addr(), GRPC: s.rpc.address()})
+	s.config.Log.Info("listening", "public", opened[0].Addr().String(), "internal", opened[1].Addr().String(),
+		"metrics", opened[2].Addr().String(), "grpc", s.config.GRPCBindAddress)
 	return all, nil
 }
 
@@ -391,12 +457,6 @@ func listenError(flag, address string, err error) error {
 	default:
 		return fmt.Errorf("%s %s: %w", flag, address, err)
 	}
-}
-
-func (s *Server) publicHandler() http.Handler {
-	return newPublic(publicConfig{
-		index: s.index, issuer: s.issuer, gate: s.ready, proxies: s.config.TrustedProxies, metrics: s.metrics, log: s.config.Log, now: time.Now,
-	})
 }
 
 func (s *Server) internalHandler() http.Handler {

@@ -221,8 +221,8 @@ func TestOriginalPathsThatCanBeReadInTwoWaysAreDenied(t *testing.T) {
 	v := trusted.mint("ci").value()
 	untrusted := newEdge(t, setup{})
 	for path, canonical := range map[string]bool{
-		"/": true, "/reports/today": true, "/reports/": true, "/reports?x=//..%2f": true, "/a%20b": true, "/a;v=1/b": true, "/caf%C3%A9": true,
-		"/.well-known/x": true, "/a..b/c": true, "https://example.com/reports": true, "https://example.com": true, "/~a/-_.!$&'()*+,;=:@": true,
+		"/": true, "/reports/today": true, "/reports/": true, "/reports?x=//..%2f": true, "/a%20b": true, "/a;v=1/b": false, "/a%3bv/b": false, "/caf%C3%A9": true, "/%61": false, "/a%7Eb": false, "/a%2Db": false,
+		"/.well-known/x": true, "/a..b/c": true, "https://example.com/reports": true, "https://example.com": true, "/~a/-_.!$&'()*+,=:@": true,
 		"/a%23b": false, "//a": false, "/a//b": false, "/%2e%2e/a": false, "/a/../b": false, "/a/./b": false, "/a/..;/b": false, "/a/..;x=1/b": false,
 		"/a/.;/b": false, "/a%2fb": false, "/a%5cb": false, "/a\\b": false, "/a%00": false, "/a%3fb": false, "/%252e%252e/a": false,
 		"/a%zz": false, "": false, "a": false, "/a#b": false, "/a/%0d%0ab": false, "/..": false, "/a/..": false, "/;/a": false, "https://example.com//a": false,

@@ -15,11 +15,13 @@ import (
 	strictjson "sigs.k8s.io/json"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
 // tokens exchanges keys for JWTs.
 type tokens struct {
+	index   *authn.Index
 	issuer  *oauth.Issuer
 	metrics *metrics
 	log     *slog.Logger
@@ -48,10 +50,14 @@ func (t *tokens) exchange(x *exchange) *problem {
 		return t.failed(x, err)
 	}
 	t.metrics.issued.Inc()
-	return writeJSON(x.w, tokenResponse{
+	return writeJSON(x.w, answerWith(token, claims))
+}
+
+func answerWith(token string, claims oauth.Claims) tokenResponse {
+	return tokenResponse{
 		Token: token, ExpiresIn: int64(claims.Expires.Sub(claims.IssuedAt) / time.Second), TokenType: "Bearer",
 		KeyID: claims.CredentialUID, Permissions: claims.Scope(), IsAdmin: claims.Admin,
-	})
+	}
 }
 
 func (t *tokens) failed(x *exchange, err error) *problem {
@@ -281,26 +287,4 @@ func (p *public) health(x *exchange) *problem {
 	return writeJSON(x.w, struct {
 		Status string `json:"status"`
 	}{"ok"})
-}
-
-// documents are what verifiers of our JWTs fetch.
-type documents struct{ issuer *oauth.Issuer }
-
-var publicCache = []string{oauth.CacheControl()}
-
-// keySet answers with the JWKS. Without keys there is no answer rather than an empty one
-// that would be kept for minutes.
-func (d *documents) keySet(x *exchange) *problem {
-	set := d.issuer.KeySet()
-	if len(set.Keys) == 0 {
-		return problemUnavailable
-	}
-	x.w.Header()["Cache-Control"] = publicCache
-	return writeJSON(x.w, set)
-}
-
-// metadata answers with the RFC 8414 document.
-func (d *documents) metadata(x *exchange) *problem {
-	x.w.Header()["Cache-Control"] = publicCache
-	return writeJSON(x.w, d.issuer.Metadata())
 }

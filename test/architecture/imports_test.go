@@ -40,12 +40,17 @@ func TestWhatEachPartLinks(t *testing.T) {
 			"./controllers", []string{module + "internal/server/...", module + "internal/authn/...", module + "internal/oauth/...", module + "internal/store/..."},
 		},
 		"the API imports nothing of ours": {"./api/v1alpha1", []string{module + "..."}},
-		"credential is pure":              {"./internal/credential", pure},
-		"lifecycle is pure":               {"./internal/lifecycle", pure},
-		"authn is pure":                   {"./internal/authn", pure},
-		"authz is pure":                   {"./internal/authz", pure},
-		"keyring is pure":                 {"./internal/keyring", pure},
-		"delivery is pure":                {"./internal/delivery", pure},
+		"the middleware is for everybody": {"./api/middleware", []string{
+			module + "internal/...", module + "controllers/...", module + "webhook/...", module + "api/v1alpha1", "k8s.io/...", "google.golang.org/grpc/...",
+		}},
+		"that for gRPC too":  {"./api/middleware/grpcmw", []string{module + "internal/...", module + "controllers/...", module + "webhook/...", "k8s.io/..."}},
+		"credential is pure": {"./internal/credential", pure},
+		"lifecycle is pure":  {"./internal/lifecycle", pure},
+		"authn is pure":      {"./internal/authn", pure},
+		"authz is pure":      {"./internal/authz", pure},
+		"policies are pure":  {"./internal/authz/policy", pure},
+		"keyring is pure":    {"./internal/keyring", pure},
+		"delivery is pure":   {"./internal/delivery", pure},
 		"nothing of the tests is shipped with the controller": {"./cmd/controller", []string{module + "test/...", module + "hack/...", "testing"}},
 		"nothing of the tests is shipped with the server":     {"./cmd/server", []string{module + "test/...", module + "hack/...", "testing"}},
 		"nothing of the tests is shipped with the CLI":        {"./cmd/mintmark", []string{module + "test/...", module + "hack/...", "testing"}},
@@ -67,7 +72,7 @@ func TestPurePackagesImportNothingThatActs(t *testing.T) {
 	// log/slog is absent, for a credential says by slog.LogValuer that it is not to
 	// be logged.
 	acting := []string{"context", "crypto/rand", "log", "math/rand/...", "net/http/...", "os/...", "github.com/go-logr/...", "k8s.io/klog/..."}
-	for _, pkg := range []string{"credential", "lifecycle", "authn", "authz", "keyring", "delivery"} {
+	for _, pkg := range []string{"credential", "lifecycle", "authn", "authz", "authz/policy", "keyring", "delivery"} {
 		t.Run(pkg, func(t *testing.T) {
 			for _, imported := range list(t, "-f", `{{join .Imports "\n"}}`, "./internal/"+pkg) {
 				if slices.ContainsFunc(acting, func(rule string) bool { return matches(rule, imported) }) {

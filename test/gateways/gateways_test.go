@@ -27,7 +27,7 @@ type gateway struct {
 
 // gateways are those tested: Traefik where its binary is named.
 func gateways() []gateway {
-	tested := []gateway{{"nginx", startNginx}, {"caddy", startCaddy}}
+	tested := []gateway{{"nginx", startNginx}, {"caddy", startCaddy}, {"haproxy", startHAProxy}}
 	if os.Getenv(traefikBinary) != "" {
 		tested = append(tested, gateway{"traefik", startTraefik})
 	}
@@ -35,25 +35,18 @@ func gateways() []gateway {
 }
 
 func startNginx(t *testing.T, m *mintmark, backend string) string {
-	binary, err := exec.LookPath("nginx")
-	if err != nil {
-		binary = "/usr/sbin/nginx" // not in the PATH of people who are not root
-		if _, err := os.Stat(binary); err != nil {
-			t.Fatal("nginx is missing: run `apt-get install nginx-light`")
-		}
-	}
 	dir, port := t.TempDir(), freePort(t)
 	var temporary strings.Builder
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&temporary, "\n    %s_temp_path %s/%s;", kind, dir, kind)
 	}
 	fill(t, "nginx", dir, map[string]string{
-		"listen 80;": "listen 127.0.0.1:" + port + ";", "server mintmark-server.mintmark-system.svc:443;": "server " + m.address + ";",
-		"server reports.payments.svc:8080;": "server " + backend + ";", "/etc/mintmark/ca.crt": m.caFile, "/etc/nginx/": dir + "/",
+		"listen 80;": "listen 127.0.0.1:" + port + ";", "server mintmark-server.mintmark-system.svc:443;": "server " + m.Address + ";",
+		"server reports.payments.svc:8080;": "server " + backend + ";", "/etc/mintmark/ca.crt": m.CAFile, "/etc/nginx/": dir + "/",
 		"/run/nginx.pid": dir + "/nginx.pid", "/var/log/nginx/": dir + "/", "http {": "http {" + temporary.String(),
 	})
 	return run(t, dir, port, process.Config{
-		Name: "nginx", Path: binary, Args: []string{"-p", dir, "-c", dir + "/nginx.conf", "-e", dir + "/error.log", "-g", "daemon off;"},
+		Name: "nginx", Path: debian(t, "nginx", "nginx-light"), Args: []string{"-p", dir, "-c", dir + "/nginx.conf", "-e", dir + "/error.log", "-g", "daemon off;"},
 	})
 }
 
@@ -61,13 +54,37 @@ func startCaddy(t *testing.T, m *mintmark, backend string) string {
 	dir, port := t.TempDir(), freePort(t)
 	fill(t, "caddy", dir, map[string]string{
 		":80 {": "http://127.0.0.1:" + port + ", http://reports.example.com:" + port + " {", "reports.payments.svc:8080": backend,
-		"https://mintmark-server.mintmark-system.svc:443": "https://" + m.address, "/etc/mintmark/ca.crt": m.caFile,
+		"https://mintmark-server.mintmark-system.svc:443": "https://" + m.Address, "/etc/mintmark/ca.crt": m.CAFile,
 	})
 	return run(t, dir, port, process.Config{
 		Name: "caddy", Path: build(t, "caddy", "github.com/caddyserver/caddy/v2/cmd/caddy"),
 		Args: []string{"run", "--config", dir + "/Caddyfile", "--adapter", "caddyfile"},
 		Env:  append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir),
 	})
+}
+
+func startHAProxy(t *testing.T, m *mintmark, backend string) string {
+	dir, port := t.TempDir(), freePort(t)
+	fill(t, "haproxy", dir, map[string]string{
+		"bind :80": "bind 127.0.0.1:" + port, "/etc/haproxy/": dir + "/", "reports.payments.svc:8080": backend,
+		"mintmark-server.mintmark-system.svc:443": m.Address, "/etc/mintmark/ca.crt": m.CAFile,
+		// The names of abstract sockets are the machine's.
+		"abns@mintmark": "abns@mintmark-" + port,
+	})
+	return run(t, dir, port, process.Config{Name: "haproxy", Path: debian(t, "haproxy", "haproxy"), Args: []string{"-db", "-f", dir + "/haproxy.cfg"}})
+}
+
+// debian finds a program that a package of Debian's brings.
+func debian(t *testing.T, program, pkg string) string {
+	t.Helper()
+	binary, err := exec.LookPath(program)
+	if err != nil {
+		binary = "/usr/sbin/" + program // not in the PATH of people who are not root
+		if _, err := os.Stat(binary); err != nil {
+			t.Fatalf("%s is missing: run `apt-get install %s`", program, pkg)
+		}
+	}
+	return binary
 }
 
 // traefikBinary names a release of Traefik. It cannot be built here: its module on the
@@ -78,7 +95,7 @@ func startTraefik(t *testing.T, m *mintmark, backend string) string {
 	dir, port := t.TempDir(), freePort(t)
 	fill(t, "traefik", dir, map[string]string{
 		`":80"`: `"127.0.0.1:` + port + `"`, "/etc/traefik/": dir + "/", "http://reports.payments.svc:8080": "http://" + backend,
-		"https://mintmark-server.mintmark-system.svc/": "https://" + m.address + "/", "/etc/mintmark/ca.crt": m.caFile,
+		"https://mintmark-server.mintmark-system.svc/": "https://" + m.Address + "/", "/etc/mintmark/ca.crt": m.CAFile,
 	})
 	return run(t, dir, port, process.Config{
 		Name: "traefik", Path: os.Getenv(traefikBinary), Args: []string{"--configFile=" + dir + "/traefik.yaml"}, Dir: dir,

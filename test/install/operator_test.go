@@ -208,7 +208,7 @@ func startOperator(t testing.TB, plane *controlplane.ControlPlane, args ...strin
 
 	o := &operator{serverURL: "https://" + public, controllerMetrics: "http://" + controllerMetrics + "/metrics"}
 	o.server = start(t, plane, dir, "server", append(args,
-		"--bind-address="+public, "--internal-bind-address="+internal, "--internal-advertise-url=https://"+internal,
+		"--bind-address="+public, "--grpc-bind-address=0", "--internal-bind-address="+internal, "--internal-advertise-url=https://"+internal,
 		"--metrics-bind-address="+serverHealth, "--shutdown-delay=0s")...)
 	o.controller = start(t, plane, dir, "controller", append(args,
 		"--webhook-bind-address="+hooks, "--health-probe-bind-address="+controllerHealth, "--metrics-bind-address="+controllerMetrics,

@@ -1,0 +1,181 @@
+package server
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/mintmark-dev/mintmark/internal/oauth"
+)
+
+// Paths of the OAuth endpoints.
+const (
+	introspectionPath = "/oauth2/introspect"
+	revocationPath    = "/oauth2/revoke"
+)
+
+// Permissions for what is done about other credentials than the caller's own. Each reaches
+// the caller's namespace, and every other one with Everywhere beside it.
+const (
+	PermissionIntrospect           = "mintmark:introspect"
+	PermissionIntrospectEverywhere = "mintmark:introspect:any"
+	PermissionRevoke               = "mintmark:revoke"
+	PermissionRevokeEverywhere     = "mintmark:revoke:any"
+)
+
+var introspectionNeed = &need{permissions: []string{PermissionIntrospect}}
+
+// introspection is the answer of POST /oauth2/introspect (RFC 7662, section 2.2). Of what
+// is not active nothing is told.
+type introspection struct {
+	Active bool `json:"active"`
+
+	*activeToken
+}
+
+type activeToken struct {
+	// Scope is the permissions, and Permissions the same: some clients look for one, some
+	// for the other. Roles too are separated by spaces.
+	Scope       string `json:"scope,omitempty"`
+	Permissions string `json:"permissions,omitempty"`
+	Roles       string `json:"roles,omitempty"`
+	ClientID    string `json:"client_id"`
+	Username    string `json:"username"`
+	TokenType   string `json:"token_type"`
+	// Expires, IssuedAt and NotBefore are in seconds since 1970; those of a key are not
+	// there where it has no end, and where nothing tells when it began.
+	Expires   int64    `json:"exp,omitempty"`
+	IssuedAt  int64    `json:"iat,omitempty"`
+	NotBefore int64    `json:"nbf,omitempty"`
+	Subject   string   `json:"sub"`
+	Audience  []string `json:"aud,omitempty"`
+	Issuer    string   `json:"iss"`
+	ID        string   `json:"jti,omitempty"`
+	Namespace string   `json:"namespace,omitempty"`
+	Kind      string   `json:"kind,omitempty"`
+	KeyID     string   `json:"key_id"`
+	Version   int64    `json:"version"`
+	IsAdmin   bool     `json:"is_admin"`
+	// Method is "key" or "jwt", as in the profile.
+	Method string `json:"method"`
+}
+
+// introspect tells a service whether a token is good, and what it may do (RFC 7662). The
+// service presents a credential of its own that holds mintmark:introspect, and sees
+// credentials of its own namespace. What is bad and what is not for its eyes look the same.
+func (p *public) introspect(x *exchange) *problem {
+	x.need = introspectionNeed
+	if d := p.authorize(&x.evaluation); !d.allowed {
+		return d.told()
+	}
+	form, problem := readOAuthForm(x.w, x.r)
+	if problem != nil {
+		return problem
+	}
+	asked := evaluation{now: x.now, carried: asBearer(form.Get("token"))}
+	// A credential that is bound to networks is good in a request from there, which only
+	// the service can know of. Without an address it is in none of them.
+	if text := form.Get("client_ip"); text != "" {
+		ip, err := netip.ParseAddr(text)
+		if err != nil {
+			return oauthProblem(http.StatusBadRequest, "invalid_request", "client_ip: send an IP address.")
+		}
+		asked.client = ip
+	}
+	if problem := p.decider.authenticate(&asked); problem != nil && problem.Status == http.StatusServiceUnavailable {
+		return problem // it is not known, and that is not to say no
+	}
+	switch {
+	case !asked.verdict.OK:
+		x.note = "introspected: " + asked.verdict.Reason.Code()
+		return writeJSON(x.w, introspection{})
+	case !x.reaches(&asked, PermissionIntrospectEverywhere):
+		x.note = "introspected: of another namespace"
+		return writeJSON(x.w, introspection{})
+	}
+	x.note = "introspected: " + asked.caller().Subject
+	return writeJSON(x.w, introspection{Active: true, activeToken: p.describe(&asked)})
+}
+
+// describe tells what an active token is.
+func (p *public) describe(e *evaluation) *activeToken {
+	who, may := e.caller(), e.may()
+	t := &activeToken{
+		Scope: may.permissions, Permissions: may.permissions, Roles: may.roles, ClientID: who.Subject, Username: who.Name, TokenType: "Bearer",
+		Subject: who.Subject, Audience: who.JWT.Audiences, Issuer: p.issuer.Issuer(), Namespace: who.Namespace, Kind: string(who.Kind),
+		KeyID: who.UID, Version: who.Version, IsAdmin: may.admin, Method: "key",
+	}
+	if e.how != presentedJWT {
+		if len(t.Audience) == 0 {
+			t.Audience = []string{t.Issuer}
+		}
+		if !who.Expires.IsZero() {
+			t.Expires = who.Expires.Unix()
+		}
+		return t
+	}
+	c := e.claims
+	t.Method, t.ClientID, t.Audience, t.ID = "jwt", c.ClientID, c.Audience, c.ID
+	t.Expires, t.IssuedAt, t.NotBefore = c.Expires.Unix(), c.IssuedAt.Unix(), c.NotBefore.Unix()
+	// Whichever ends first.
+	if !who.Expires.IsZero() {
+		t.Expires = min(t.Expires, who.Expires.Unix())
+	}
+	return t
+}
+
+// reaches tells whether the caller's permission, which it holds, is for the credential
+// asked about: tenants do not see one another.
+func (x *exchange) reaches(asked *evaluation, everywhere string) bool {
+	own, other := x.caller().Namespace, asked.caller().Namespace
+	return own != "" && own == other || x.allows(everywhere)
+}
+
+// asBearer is the token as a request would carry it.
+func asBearer(token string) carried { return carried{authorizations: []string{"Bearer " + token}} }
+
+// readOAuthForm reads the body of a request to the OAuth endpoints. A parameter that is
+// not known is let be, one that comes twice is not (RFC 6749, section 3.2). The query is
+// not read: logs would keep it.
+func readOAuthForm(w http.ResponseWriter, r *http.Request) (url.Values, *problem) {
+	if mediaType(r.Header) != "application/x-www-form-urlencoded" {
+		return nil, problemForm
+	}
+	body, p := readBody(w, r, maxBody)
+	if p != nil {
+		return nil, p
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "The body is not a form.")
+	}
+	for _, values := range form {
+		if len(values) > 1 {
+			return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "A parameter is there more than once.")
+		}
+	}
+	if token := form.Get("token"); token == "" || len(token) > oauth.MaxTokenLen || strings.ContainsAny(token, " ,\r\n") {
+		return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "token: send one token.")
+	}
+	return form, nil
+}
+
+var problemForm = newProblem(http.StatusUnsupportedMediaType, outcomeInvalid, "Send application/x-www-form-urlencoded, without content coding.")
+
+// oauthProblem is a problem with the members that OAuth clients look for (RFC 6749,
+// section 5.2).
+func oauthProblem(status int, code, description string) *problem {
+	p := &problem{
+		Status: status, Title: http.StatusText(status), Detail: description, Error: code, ErrorDescription: description, outcome: outcomeInvalid,
+	}
+	switch status {
+	case http.StatusForbidden:
+		p.outcome = outcomeForbidden
+	case http.StatusServiceUnavailable:
+		p.outcome = outcomeUnavailable
+	case http.StatusTooManyRequests:
+		p.outcome = outcomeLimited
+	}
+	return p.encoded()
+}
