@@ -6,13 +6,21 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
 
 // refusedWithin is the time within which a revocation holds on every server (I5).
 const refusedWithin = time.Second
+
+// recovery is how long after a fault has ended a server may take to catch up that says
+// meanwhile that it is not fresh (I5), and after which what it knows is at most so old
+// as the cluster is.
+const recovery = 5 * time.Second
 
 // fewAttempts is how many writes that change nothing may come after the final state:
 // a controller whose watches were cut learns late that somebody, or it itself, has done
@@ -35,10 +43,37 @@ func (v *verdict) check(invariant string, holds bool, format string, args ...any
 	}
 }
 
+// ailment is what befalls a server.
+type ailment int
+
+const (
+	// late: what happens in the cluster may not reach it.
+	late ailment = iota
+	// paused: it does nothing. Resumed, it must not pass for Ready before it has caught up.
+	paused
+	// cutOff: it reaches no API server. It verifies on, until it is staler than it may be.
+	cutOff
+	// cold: it was started while it reaches no API server. It accepts nothing.
+	cold
+)
+
+// impairment is a time in which something befalls a server.
+type impairment struct {
+	server      int
+	what        ailment
+	from, until time.Time // until is zero as long as it goes on
+}
+
+// over tells whether the impairment was so long before t that nothing is left of it.
+func (i *impairment) over(t time.Time) bool {
+	return !i.until.IsZero() && t.After(i.until.Add(recovery))
+}
+
 // history is what the checker reads.
 type history struct {
-	values  []value
-	servers []*server
+	values      []value
+	servers     []*server
+	impairments []impairment
 	// overlap is how long a superseded value is promised to be accepted.
 	overlap time.Duration
 	// settled is when the final state was found; final is the status then, nil where
@@ -57,6 +92,12 @@ func judge(h *history) *verdict {
 	texts := map[int64]string{}
 	for i := range h.values {
 		val := &h.values[i]
+		if val.forged {
+			for _, p := range val.probes {
+				v.check("I3", p.status != http.StatusOK, "%s accepts what somebody else wrote into the Secret", h.servers[p.server].name)
+			}
+			continue
+		}
 		other, twice := texts[val.version]
 		v.check("I3", !twice || other == val.text, "version %d of %s had two values", val.version, val.namespace)
 		texts[val.version] = val.text
@@ -77,6 +118,9 @@ func describe(writes []write) []string {
 	out := make([]string, len(writes))
 	for i := range writes {
 		out[i] = fmt.Sprintf("%s (%d)", writes[i].String(), writes[i].code)
+		if w := &writes[i]; w.said != "" && w.before != "" {
+			out[i] += ": " + cmp.Diff(strings.Split(w.before, ","), strings.Split(w.said, ","))
+		}
 	}
 	return out
 }
@@ -85,6 +129,9 @@ func (h *history) judgeProbe(v *verdict, val *value, p probe) {
 	what := fmt.Sprintf("%s answered %d (%v) to version %d, sent %s after it was first read", h.servers[p.server].name, p.status, p.err,
 		val.version, p.sent.Sub(val.seen).Round(time.Millisecond))
 	accepted := p.status == http.StatusOK
+	if h.judgeCutOff(v, val, p, what) {
+		return
+	}
 	if until := h.promised(val); p.ready && !p.sent.Before(val.seen) && (until.IsZero() || !p.done.After(until)) {
 		v.requests++
 		if !accepted {
@@ -98,6 +145,9 @@ func (h *history) judgeProbe(v *verdict, val *value, p probe) {
 		return
 	}
 	if !val.ended.IsZero() {
+		if h.mayBeLate(p) {
+			return
+		}
 		if accepted && p.sent.After(val.ended) {
 			v.slowest = max(v.slowest, p.sent.Sub(val.ended))
 		}
@@ -106,9 +156,47 @@ func (h *history) judgeProbe(v *verdict, val *value, p probe) {
 		}
 		return
 	}
-	if !h.settled.IsZero() && p.sent.After(h.settled.Add(refusedWithin)) && !h.live(val.version) {
+	if !h.settled.IsZero() && !h.mayBeLate(p) && p.sent.After(h.settled.Add(refusedWithin)) && !h.live(val.version) {
 		v.check("I3", !accepted, "%s, though no such version is live", what)
 	}
+}
+
+// judgeCutOff judges what a server says while it reaches no API server (I14): one that
+// was warm goes on for as long as it may, and then denies everything, and one that was
+// started since accepts nothing. It tells whether nothing more is to be asked.
+func (h *history) judgeCutOff(v *verdict, val *value, p probe, what string) bool {
+	accepted := p.status == http.StatusOK
+	for _, i := range h.impairments {
+		if i.server != p.server || p.sent.Before(i.from) || (!i.until.IsZero() && p.done.After(i.until)) {
+			continue
+		}
+		age, most := p.sent.Sub(i.from), h.servers[p.server].staleness
+		switch {
+		case i.what == cold:
+			v.check("I14", !accepted && !p.ready, "%s (Ready: %t), started while it reached no API server", what, p.ready)
+			return true
+		case i.what != cutOff:
+		case age > most+time.Second:
+			v.check("I14", !accepted, "%s, %s after it was cut off, and it may be %s stale", what, age.Round(time.Millisecond), most)
+			return true
+		case age > most-recovery:
+			return true // it was a little behind before, and denies any time now
+		case val.seen.Before(i.from) && val.ending.IsZero() && val.left.IsZero():
+			v.check("I14", accepted, "%s, %s after it was cut off", what, age.Round(time.Millisecond))
+		}
+	}
+	return false
+}
+
+// mayBeLate tells whether the server could not know yet what has ended, and said so by
+// not being fresh or not being Ready.
+func (h *history) mayBeLate(p probe) bool {
+	for _, i := range h.impairments {
+		if i.server == p.server && !p.sent.Before(i.from) && !i.over(p.sent) && (i.what != paused || !p.ready) {
+			return true
+		}
+	}
+	return false
 }
 
 func clock(t time.Time) string {

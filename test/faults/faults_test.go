@@ -3,10 +3,13 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,16 +21,87 @@ import (
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
 
-var invariants = []string{"I1", "I2", "I3", "I4", "I5", "I18"}
+var invariants = []string{"I1", "I2", "I3", "I4", "I5", "I9", "I13", "I14", "I18"}
+
+// attack is what is done to one scenario.
+type attack struct {
+	scenario *scenario
+	// each are the faults at each write, once those at the first one.
+	each, once []mode
+	// short is how many of these cases the short run takes, spread over them.
+	short int
+}
+
+// family is a kind of fault.
+type family struct {
+	name    string
+	attacks []attack
+}
+
+var (
+	ordinary = []mode{killedBefore, killedAfter, answerLost, conflict, tooMany, broken}
+	some     = []mode{killedBefore, killedAfter, answerLost, conflict}
+	watching = []mode{watchesCut, watchesGone, stale}
+)
+
+var families = []family{
+	{"writes", []attack{
+		{&mint, ordinary, append([]mode{lagging}, watching...), 2},
+		{&rotate, ordinary, append([]mode{lagging}, watching...), 3},
+		{&rollBack, ordinary, append([]mode{lagging}, watching...), 0},
+		{&retire, ordinary, watching, 0},
+		{&retireAtOnce, some, watching, 0},
+		{&discard, some, watching, 0},
+		{&declare, some, watching, 0},
+		{&revoke, ordinary, watching, 2},
+		{&replace, ordinary, watching, 1},
+		{&deleteAmid, []mode{deletedBefore, deletedAfter, deletedKilled}, nil, 0},
+	}},
+	{"leaders", []attack{
+		{&mint, []mode{overtaken, crossed}, nil, 0},
+		{&rotate, []mode{overtaken, crossed, ghost}, []mode{lapsed}, 3},
+		{&rollBack, []mode{overtaken, crossed, ghost}, nil, 0},
+		{&discard, []mode{overtaken}, nil, 0},
+		{&revoke, []mode{overtaken}, nil, 0},
+		{&replace, []mode{overtaken, ghost}, nil, 0},
+	}},
+	{"servers", []attack{
+		{&rotate, []mode{serverKilledBefore, serverKilledAfter, serverJoins}, []mode{rolling, serverPaused}, 2},
+		{&replace, []mode{serverKilledBefore}, []mode{serverJoins, rolling}, 1},
+		{&revoke, nil, []mode{serverKilledBefore, serverPaused}, 0},
+	}},
+	{"API servers", []attack{
+		{&rotate, []mode{itsAPIPaused, restartedBehind}, []mode{
+			oneAPIPaused, theAPIPaused, apiKilled, deafServer, deafServerGone, deafController, deafControllerGone,
+		}, 3},
+		{&replace, []mode{restartedBehind}, []mode{apiKilled, theAPIPaused}, 1},
+	}},
+	{"objects", []attack{
+		{&mint, nil, []mode{overQuota, foreignSecret}, 1},
+		{&rotate, []mode{
+			secretDeleted, secretForged, secretDeletedKilled, secretImmutable, specChangedBefore, specChangedAfter, namespaceDeleted,
+		}, nil, 3},
+	}},
+	{"outages", []attack{
+		{&rotate, nil, []mode{coldStart, slowAPI, apiDown, overloadedAPI}, 2},
+		{&revoke, nil, []mode{silent, slowAPI, apiDown}, 0},
+		{&replace, nil, []mode{overloadedAPI, slowAPI}, 0},
+	}},
+}
+
+// least is what a whole run does at the least. One that did less has tested nothing.
+type least struct{ cases, rotations, requests int }
+
+var leastShort, leastLong = least{25, 12, 5_000}, least{240, 150, 60_000}
 
 // tally is a row of the table.
 type tally struct {
-	scenario                 string
-	cases, missed, delivered int
-	requests, failed         int
-	slowest                  time.Duration
-	checks                   map[string]int
-	writes                   []string
+	family, scenario                    string
+	cases, missed, delivered, rotations int
+	requests, failed                    int
+	slowest                             time.Duration
+	checks                              map[string]int
+	writes                              []string
 }
 
 func (r *tally) add(v *verdict) {
@@ -53,18 +127,20 @@ func TestNothingThatBefallsAWriteFailsARequest(t *testing.T) {
 	if err := r.admin.Create(ctx, &v1alpha1.CredentialClass{
 		ObjectMeta: metav1.ObjectMeta{Name: className},
 		Spec: v1alpha1.CredentialClassSpec{
-			MinOverlap: "1s", Rules: []v1alpha1.ClassRule{{Permissions: []v1alpha1.Permission{"api:*"}}},
+			MinOverlap: "1s", Rules: []v1alpha1.ClassRule{{Permissions: []v1alpha1.Permission{"api:*"}, External: true}},
 		},
 	}); err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{rig: r}
-	for i := range scenarios {
-		s := &scenarios[i]
-		if testing.Short() && !slices.Contains([]string{"mint", "rotate", "revoke"}, s.name) {
-			continue
-		}
-		t.Run(s.name, func(t *testing.T) { b.run(ctx, t, s) })
+	b := &bench{rig: r, learned: map[string][]string{}}
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			for i := range f.attacks {
+				if a := &f.attacks[i]; !testing.Short() || a.short > 0 {
+					t.Run(a.scenario.name, func(t *testing.T) { b.run(ctx, t, f.name, a) })
+				}
+			}
+		})
 	}
 	b.end(ctx, t)
 	cancel()
@@ -74,8 +150,9 @@ func TestNothingThatBefallsAWriteFailsARequest(t *testing.T) {
 // bench runs trials, and keeps count.
 type bench struct {
 	*rig
-	count int
-	rows  []*tally
+	count   int
+	rows    []*tally
+	learned map[string][]string // the writes, by scenario
 	// open is the trial that has settled and is still watched, over those that have
 	// been judged.
 	open *trial
@@ -83,9 +160,51 @@ type bench struct {
 	over []*trial
 }
 
-func (b *bench) run(ctx context.Context, t *testing.T, s *scenario) {
-	row := &tally{scenario: s.name, checks: map[string]int{}}
+// attempt is a fault at a write, the nth of its name.
+type attempt struct {
+	mode  mode
+	write string
+	nth   int
+}
+
+func (b *bench) run(ctx context.Context, t *testing.T, family string, a *attack) {
+	row := &tally{family: family, scenario: a.scenario.name, checks: map[string]int{}}
 	b.rows = append(b.rows, row)
+	row.writes = b.writesOf(ctx, t, a.scenario, row)
+	for _, c := range a.attempts(row.writes) {
+		b.try(ctx, t, a.scenario, row, c)
+	}
+	b.judgeOpen(ctx, t)
+}
+
+// attempts are the cases of an attack.
+func (a *attack) attempts(writes []string) []attempt {
+	var all []attempt
+	seen := map[string]int{}
+	for _, w := range writes {
+		seen[w]++
+		for _, m := range a.each {
+			all = append(all, attempt{m, w, seen[w]})
+		}
+	}
+	for _, m := range a.once {
+		all = append(all, attempt{m, writes[0], 1})
+	}
+	if !testing.Short() || a.short >= len(all) {
+		return all
+	}
+	var few []attempt
+	for i := range a.short {
+		few = append(few, all[(i*len(all)/a.short+i)%len(all)]) // another write, and another fault
+	}
+	return few
+}
+
+// writesOf gives the writes a scenario takes.
+func (b *bench) writesOf(ctx context.Context, t *testing.T, s *scenario, row *tally) []string {
+	if known := b.learned[s.name]; known != nil {
+		return known
+	}
 	writes := b.learn(ctx, t, s, row)
 	if !testing.Short() {
 		// Some are left out now and then, for the next one says the same.
@@ -93,31 +212,15 @@ func (b *bench) run(ctx context.Context, t *testing.T, s *scenario) {
 			writes = again
 		}
 	}
-	row.writes = writes
-	seen := map[string]int{}
-	for n, w := range writes {
-		seen[w]++
-		for i, m := range s.modes {
-			if testing.Short() && (i >= len(ordinary) || (i+2*n)%len(ordinary) > 1) {
-				continue // two ordinary faults at each write, and each of them at some write
-			}
-			b.try(ctx, t, s, row, m, w, seen[w])
-		}
-	}
-	for i, m := range s.upsets {
-		if testing.Short() && i > 0 {
-			continue
-		}
-		b.try(ctx, t, s, row, m, writes[0], 1)
-	}
-	b.judgeOpen(ctx, t)
+	b.learned[s.name] = writes
+	return writes
 }
 
 // learn runs the scenario without a fault, and gives the writes it takes.
 func (b *bench) learn(ctx context.Context, t *testing.T, s *scenario, row *tally) []string {
 	undisturbed := *s
-	if s.name == "delete amid a rotation" {
-		undisturbed.settled = settledAt(2)
+	if s.undisturbed != nil {
+		undisturbed.settled = s.undisturbed
 	}
 	tr := b.trial(&undisturbed, "undisturbed")
 	if err := b.carryOut(ctx, tr, nil); err != nil {
@@ -138,7 +241,9 @@ func (b *bench) learn(ctx context.Context, t *testing.T, s *scenario, row *tally
 
 func (b *bench) trial(s *scenario, fault string) *trial {
 	b.count++
-	tr := &trial{rig: b.rig, scenario: s, fault: fault, namespace: fmt.Sprintf("trial-%03d", b.count), kind: v1alpha1.KindServiceToken}
+	tr := &trial{
+		rig: b.rig, scenario: s, number: b.count, fault: fault, namespace: fmt.Sprintf("trial-%03d", b.count), kind: v1alpha1.KindServiceToken,
+	}
 	if b.count%3 == 0 {
 		tr.kind = v1alpha1.KindAPIKey
 	}
@@ -153,15 +258,16 @@ func kindOf(w *write, namespace string) string {
 // try runs the scenario with one fault, at the nth write that has this name. How often
 // some writes are made depends on what comes first, so where it did not come the
 // scenario is tried once more.
-func (b *bench) try(ctx context.Context, t *testing.T, s *scenario, row *tally, m mode, name string, nth int) {
+func (b *bench) try(ctx context.Context, t *testing.T, s *scenario, row *tally, c attempt) {
+	what := fmt.Sprintf("%s: %s, number %d", c.mode.name, c.write, c.nth)
 	for range 2 {
-		tr := b.trial(s, fmt.Sprintf("%s: %s, number %d", m.name, name, nth))
+		tr := b.trial(s, what)
 		about := aboutNamespace(tr.namespace)
 		f := &fault{
-			process: controllerName, nth: nth,
-			about: func(w *write) bool { return about(w) && kindOf(w, tr.namespace) == name },
+			process: controllerName, nth: c.nth,
+			about: func(w *write) bool { return about(w) && kindOf(w, tr.namespace) == c.write },
 		}
-		m.plan(ctx, tr, f)
+		c.mode.plan(ctx, tr, f)
 		if err := b.carryOut(ctx, tr, f); err != nil {
 			t.Errorf("%s: %v", tr, err)
 		}
@@ -171,7 +277,7 @@ func (b *bench) try(ctx context.Context, t *testing.T, s *scenario, row *tally, 
 		}
 	}
 	row.missed++
-	t.Logf("%s: %s, number %d: it never came", m.name, name, nth)
+	t.Logf("%s: it never came", what)
 }
 
 // carryOut does what the scenario says, with the fault armed.
@@ -186,6 +292,9 @@ func (b *bench) carryOut(ctx context.Context, tr *trial, f *fault) error {
 		return err
 	}
 	if f != nil {
+		if f.arming != nil {
+			f.arming()
+		}
 		b.proxy.arm(f)
 	}
 	tr.began = time.Now()
@@ -219,6 +328,9 @@ func (b *bench) settle(ctx context.Context, t *testing.T, tr *trial, row *tally)
 	if err != nil {
 		t.Errorf("I4: %s: %v", tr, err)
 	}
+	if err := b.mend(ctx); err != nil {
+		t.Fatalf("%s: %v", tr, err)
+	}
 	if _, err := b.controller.restarts(); err != nil {
 		t.Fatalf("%s: %v", tr, err)
 	}
@@ -235,7 +347,9 @@ func (b *bench) judgeOpen(ctx context.Context, t *testing.T) {
 	}
 	b.open = nil
 	row := b.row
-	row.delivered += len(b.prober.of(tr.namespace))
+	values := b.prober.of(tr.namespace)
+	row.delivered += len(values)
+	row.rotations += max(0, len(values)-1)
 	v, err := tr.finish(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -265,14 +379,11 @@ func (b *bench) end(ctx context.Context, t *testing.T) {
 		}
 	}
 	sent, problems := b.prober.totals()
-	report(t, "at the end", append(last.problems, problems...))
-	for _, r := range b.rows {
-		if r.missed > r.cases/5 {
-			t.Errorf("%s: in %d of %d cases the write that was to be broken never came", r.scenario, r.missed, r.cases)
-		}
-	}
-	restarts, _ := b.controller.restarts()
-	b.print(sent, restarts)
+	report(t, "at the end", append(problems, b.searchLogs(last)...))
+	report(t, "at the end", last.problems)
+	total := b.total(last)
+	b.print(total, sent)
+	b.demandEnough(t, total)
 	if t.Failed() {
 		if dir := os.Getenv("MINTMARK_FAULTS_LOGS"); dir != "" {
 			if err := os.CopyFS(dir, os.DirFS(b.dir+"/log")); err != nil {
@@ -282,27 +393,79 @@ func (b *bench) end(ctx context.Context, t *testing.T) {
 	}
 }
 
-func (b *bench) print(sent, restarts int) {
+// searchLogs looks for every value in what every process under test has written (I13).
+func (b *bench) searchLogs(v *verdict) []string {
+	var problems []string
+	for _, name := range append(b.everybody(), standbyName) {
+		text, err := os.ReadFile(filepath.Join(b.dir, "log", name+".log"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			problems = append(problems, err.Error())
+		}
+		for _, value := range b.prober.everyText() {
+			v.check("I13", !bytes.Contains(text, []byte(value)), "a value stands in the log of %s", name)
+		}
+	}
+	return problems
+}
+
+// total adds the rows up, and what was checked at the end.
+func (b *bench) total(last *verdict) *tally {
+	total := &tally{family: "all", checks: map[string]int{}}
+	total.add(last)
+	for _, r := range b.rows {
+		total.cases, total.missed = total.cases+r.cases, total.missed+r.missed
+		total.delivered, total.rotations = total.delivered+r.delivered, total.rotations+r.rotations
+		total.add(&verdict{requests: r.requests, failed: r.failed, slowest: r.slowest, checks: r.checks})
+	}
+	return total
+}
+
+// demandEnough fails a run that has not tested what it is there to test.
+func (b *bench) demandEnough(t *testing.T, total *tally) {
+	for _, r := range b.rows {
+		if r.missed > r.cases/5 {
+			t.Errorf("%s, %s: in %d of %d cases the write that was to be broken never came", r.family, r.scenario, r.missed, r.cases)
+		}
+		if r.cases == 0 || r.checks["I3"] == 0 || r.checks["I4"] == 0 || r.delivered == 0 {
+			t.Errorf("%s, %s: nothing was tested", r.family, r.scenario)
+		}
+	}
+	if chosen := flag.Lookup("test.run"); chosen != nil && chosen.Value.String() != "" && total.cases > 0 {
+		return // somebody wants a part of it
+	}
+	want := leastLong
+	if testing.Short() {
+		want = leastShort
+	}
+	if total.cases < want.cases || total.rotations < want.rotations || total.requests < want.requests {
+		t.Errorf("%d cases, %d rotations and %d requests: a run that tests anything has %d, %d and %d at the least",
+			total.cases, total.rotations, total.requests, want.cases, want.rotations, want.requests)
+	}
+	for _, i := range invariants {
+		if total.checks[i] == 0 && (i != "I14" || !testing.Short()) {
+			t.Errorf("%s was never checked", i)
+		}
+	}
+}
+
+func (b *bench) print(total *tally, sent int) {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "scenario\twrites\tcases\tmissed\tvalues delivered\trequests\tfailed\trevoked within\t"+
+	fmt.Fprintln(out, "faults\tscenario\twrites\tcases\tmissed\tvalues\trotations\trequests\tfailed\trevoked within\t"+
 		strings.Join(invariants, "\t")+"\t")
-	total := &tally{scenario: "all", checks: map[string]int{}}
-	line := func(r *tally, writes int) {
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t", r.scenario, writes, r.cases, r.missed, r.delivered, r.requests, r.failed,
-			r.slowest.Round(time.Millisecond))
+	for _, r := range append(slices.Clone(b.rows), total) {
+		fmt.Fprintf(out, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t", r.family, r.scenario, len(r.writes), r.cases, r.missed, r.delivered,
+			r.rotations, r.requests, r.failed, r.slowest.Round(time.Millisecond))
 		for _, i := range invariants {
 			fmt.Fprintf(out, "%d\t", r.checks[i])
 		}
 		fmt.Fprintln(out)
 	}
-	writes := 0
-	for _, r := range b.rows {
-		line(r, len(r.writes))
-		writes += len(r.writes)
-		total.cases, total.missed, total.delivered = total.cases+r.cases, total.missed+r.missed, total.delivered+r.delivered
-		total.add(&verdict{requests: r.requests, failed: r.failed, slowest: r.slowest, checks: r.checks})
-	}
-	line(total, writes)
 	_ = out.Flush()
-	fmt.Printf("%d requests sent in all, %d restarts of the controller\n", sent, restarts)
+	restarts, _ := b.controller.restarts()
+	servers := 0
+	for _, s := range b.servers {
+		n, _ := s.restarts()
+		servers += n
+	}
+	fmt.Printf("%d requests sent in all, %d restarts of the controller, %d of servers\n", sent, restarts, servers)
 }

@@ -19,6 +19,7 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 const (
@@ -33,6 +34,8 @@ type value struct {
 	text      string
 	namespace string
 	version   int64
+	// forged: somebody who is not the controller wrote it into the Secret.
+	forged bool
 	// seen is when it was first read.
 	seen time.Time
 	// left is when the write began that took it out of the Secret; zero as long as
@@ -70,6 +73,8 @@ type prober struct {
 	values []*value // of the trials that go on, the latest last
 	ends   map[string]end
 	ended  []*value // of those that are over: revoked for good
+	forged map[string]bool
+	texts  []string // of every value there was
 	sent   int
 	lost   error // why Secrets cannot be read any more
 }
@@ -105,7 +110,7 @@ func (r *readiness) since(t time.Time) bool {
 }
 
 func startProber(ctx context.Context, r *rig) (*prober, error) {
-	p := &prober{rig: r, client: r.clientOf(), ready: make([]readiness, len(r.servers)), ends: map[string]end{}}
+	p := &prober{rig: r, client: r.clientOf(), ready: make([]readiness, len(r.servers)), ends: map[string]end{}, forged: map[string]bool{}}
 	kube, err := kubernetes.NewForConfig(r.plane.Config)
 	if err != nil {
 		return nil, err
@@ -173,9 +178,7 @@ func (p *prober) hold(ctx context.Context, namespace string, data map[string][]b
 		if err != nil {
 			version = -1 // which no status has
 		}
-		v := &value{text: text, namespace: namespace, version: version, seen: now}
-		v.end(p.ends[namespace])
-		p.values, fresh = append(p.values, v), append(fresh, v)
+		fresh = append(fresh, p.add(&value{text: text, namespace: namespace, version: version, seen: now, forged: p.forged[text]}))
 	}
 	for _, v := range p.values {
 		if v.namespace != namespace {
@@ -190,6 +193,30 @@ func (p *prober) hold(ctx context.Context, namespace string, data map[string][]b
 			p.done.Go(func() { p.present(ctx, i, v, true) })
 		}
 	}
+}
+
+// add takes a value in. The caller holds the lock.
+func (p *prober) add(v *value) *value {
+	v.end(p.ends[v.namespace])
+	p.values, p.texts = append(p.values, v), append(p.texts, v.text)
+	return v
+}
+
+// declare takes in a value that its holder keeps, once every server accepts it.
+func (p *prober) declare(namespace, text string, version int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.ContainsFunc(p.values, func(v *value) bool { return v.text == text }) {
+		p.add(&value{text: text, namespace: namespace, version: version, seen: time.Now()})
+	}
+}
+
+// forge says that a value is about to be written into a Secret by somebody who must
+// not: nobody may accept it.
+func (p *prober) forge(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forged[text] = true
 }
 
 // moved is since when something holds.
@@ -207,7 +234,7 @@ func (p *prober) askReady(ctx context.Context, i int) {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		p.ready[i].saw(ready(ctx, p.rig.servers[i].probe) == nil)
+		p.ready[i].saw(process.Probe(ctx, p.rig.servers[i].probe) == nil)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
@@ -234,8 +261,12 @@ func (p *prober) run(ctx context.Context, i int) {
 func (p *prober) turn(n int) *value {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.ended) > 0 && n%5 == 4 {
-		return p.ended[n/5%len(p.ended)]
+	const share = 5
+	if len(p.ended) > 0 {
+		if n%share == share-1 {
+			return p.ended[n/share%len(p.ended)]
+		}
+		n -= n / share // no turn of the others is left out
 	}
 	if len(p.values) == 0 {
 		return nil
@@ -245,10 +276,14 @@ func (p *prober) turn(n int) *value {
 
 func (p *prober) present(ctx context.Context, i int, v *value, first bool) {
 	result := probe{server: i, first: first, sent: time.Now()}
-	result.status, result.err = p.ask(ctx, i, v.text)
+	result.status, result.err = p.ask(ctx, i, v.text, "")
 	result.done = time.Now()
 	if ctx.Err() != nil {
 		return // cut short by the end of the run
+	}
+	if result.status != http.StatusOK && p.ready[i].since(result.sent) {
+		// It may have ended since it was last asked.
+		p.ready[i].saw(process.Probe(ctx, p.rig.servers[i].probe) == nil)
 	}
 	result.ready = p.ready[i].since(result.sent)
 	p.mu.Lock()
@@ -257,8 +292,8 @@ func (p *prober) present(ctx context.Context, i int, v *value, first bool) {
 	v.probes = append(v.probes, result)
 }
 
-func (p *prober) ask(ctx context.Context, i int, text string) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.rig.servers[i].url+"/forward-auth", nil)
+func (p *prober) ask(ctx context.Context, i int, text, query string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.rig.servers[i].url+"/forward-auth"+query, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -328,6 +363,13 @@ func (p *prober) retire(namespace string) {
 		}
 		return true
 	})
+}
+
+// everyText is every value there was, those aside that somebody forged.
+func (p *prober) everyText() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(p.texts), func(text string) bool { return p.forged[text] })
 }
 
 // totals tells how many requests were sent in all, and which of those that presented

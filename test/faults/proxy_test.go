@@ -5,11 +5,10 @@ package faults
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"net"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -21,23 +20,39 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
-
-	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
 
-// proxy stands between the API server and the processes under test, each of which
-// reaches it at an address of its own.
+// proxy stands between the API servers and the processes under test, each of which
+// reaches one of them at an address of its own.
 type proxy struct {
-	reverse *httputil.ReverseProxy
+	upstreams []*httputil.ReverseProxy
 
 	mu      sync.Mutex
+	routes  map[string]route // by process
 	writes  []*write
 	faults  []*fault
 	watches map[string]map[*stream]struct{} // by process
 	gone    map[string]int                  // how many watches of a process are still to be answered with 410
 	frozen  map[string]chan struct{}        // closed when the watches of a process go on
 	status  map[string]string               // by path: what the last status written said, use aside
+}
+
+// route is the way of one process to the API servers.
+type route struct {
+	// upstream is which API server it reaches.
+	upstream int
+	// latency is added to every request.
+	latency time.Duration
+	// overloaded has every request answered with 429.
+	overloaded bool
+	// deaf has every event of its watches dropped.
+	deaf bool
+	// behind is the resourceVersion at which its lists are answered that ask for no
+	// consistent one, as by a server whose watch cache lags; empty is the present.
+	behind string
 }
 
 // write is one write that a process sent.
@@ -49,6 +64,9 @@ type write struct {
 	began     time.Time
 	forwarded bool
 	code      int // of the answer; 0 as long as there is none
+	// said and before are what the status says that is written, and what the one
+	// before it said, where it is that of a credential.
+	said, before string
 }
 
 func (w *write) String() string { return w.method + " " + w.path }
@@ -58,6 +76,8 @@ type fault struct {
 	process string
 	about   func(*write) bool
 	nth     int // counted from 1 among the writes it is about, from when it is armed
+	// arming runs when the fault is armed.
+	arming func()
 	// before runs before the write is forwarded, after when the API server has
 	// answered and nobody knows yet.
 	before, after func()
@@ -76,45 +96,86 @@ type fault struct {
 // stream is one watch.
 type stream struct{ cancel context.CancelFunc }
 
-func newProxy(upstream *rest.Config) (*proxy, error) {
-	target, err := url.Parse(upstream.Host)
-	if err != nil {
-		return nil, err
+func newProxy(upstreams ...*rest.Config) (*proxy, error) {
+	p := &proxy{
+		routes: map[string]route{}, watches: map[string]map[*stream]struct{}{}, gone: map[string]int{}, frozen: map[string]chan struct{}{},
+		status: map[string]string{},
 	}
-	transport, err := rest.TransportFor(rest.AnonymousClientConfig(upstream))
-	if err != nil {
-		return nil, err
-	}
-	return &proxy{
-		reverse: &httputil.ReverseProxy{
+	for _, upstream := range upstreams {
+		target, err := url.Parse(upstream.Host)
+		if err != nil {
+			return nil, err
+		}
+		transport, err := rest.TransportFor(rest.AnonymousClientConfig(upstream))
+		if err != nil {
+			return nil, err
+		}
+		p.upstreams = append(p.upstreams, &httputil.ReverseProxy{
 			Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
 			Transport:     transport,
 			FlushInterval: -1,
+			ErrorLog:      log.New(io.Discard, "", 0), // what is broken here is meant to be
 			ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-		},
-		watches: map[string]map[*stream]struct{}{}, gone: map[string]int{}, frozen: map[string]chan struct{}{}, status: map[string]string{},
-	}, nil
+		})
+	}
+	return p, nil
 }
+
+// change changes the way of a process.
+func (p *proxy) change(process string, change func(*route)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.routes[process]
+	change(&r)
+	p.routes[process] = r
+}
+
+func (p *proxy) route(process string) route {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.routes[process]
+}
+
+// upstream is the API server that a process reaches now.
+func (p *proxy) upstream(process string) http.Handler { return p.upstreams[p.route(process).upstream] }
 
 // listen opens the address of one process.
 func (p *proxy) listen(process string) *httptest.Server {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(process, w, r) }))
 	s.EnableHTTP2 = true
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	return s
 }
 
 func (p *proxy) serve(process string, w http.ResponseWriter, r *http.Request) {
+	way := p.route(process)
+	if way.latency > 0 {
+		last(r.Context(), way.latency)
+	}
+	if way.overloaded {
+		refuse(w, http.StatusTooManyRequests)
+		return
+	}
+	query := r.URL.Query()
+	if way.behind != "" && query.Get("sendInitialEvents") == "true" {
+		refuse(w, http.StatusUnprocessableEntity) // it will list instead
+		return
+	}
+	if way.behind != "" && r.Method == http.MethodGet && query.Get("resourceVersion") == "0" {
+		query.Set("resourceVersion", way.behind)
+		query.Set("resourceVersionMatch", string(metav1.ResourceVersionMatchExact))
+		r.URL.RawQuery = query.Encode()
+	}
 	switch r.Method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 		p.serveWrite(process, w, r)
 	default:
-		if r.URL.Query().Get("watch") == "true" || r.URL.Query().Get("watch") == "1" {
+		if query.Get("watch") == "true" || query.Get("watch") == "1" {
 			p.serveWatch(process, w, r)
 			return
 		}
-		p.reverse.ServeHTTP(w, r)
+		p.upstream(process).ServeHTTP(w, r)
 	}
 }
 
@@ -146,7 +207,7 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	p.mu.Lock()
 	rec.forwarded = true
 	p.mu.Unlock()
-	p.reverse.ServeHTTP(answer, r)
+	p.forward(process, answer, r)
 	p.answered(rec, answer.Code, said)
 	if f != nil && f.after != nil {
 		f.after()
@@ -161,13 +222,24 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
+// forward passes a write on. An API server that cannot be reached answers it as one
+// that is going down does.
+func (p *proxy) forward(process string, answer *httptest.ResponseRecorder, r *http.Request) {
+	defer func() {
+		if recover() != nil {
+			answer.Code = http.StatusServiceUnavailable
+		}
+	}()
+	p.upstream(process).ServeHTTP(answer, r)
+}
+
 // take records a write, and gives the fault that is to befall it.
 func (p *proxy) take(process string, r *http.Request, said string) (*write, *fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	rec := &write{
 		process: process, method: r.Method, path: r.URL.Path, began: time.Now(),
-		usage: said != "" && p.status[r.URL.Path] == said,
+		usage: said != "" && p.status[r.URL.Path] == said, said: said, before: p.status[r.URL.Path],
 	}
 	p.writes = append(p.writes, rec)
 	for _, f := range p.faults {
@@ -198,12 +270,22 @@ func statusOf(r *http.Request, body []byte) string {
 		return ""
 	}
 	var o struct {
-		Status v1alpha1.CredentialStatus `json:"status"`
+		Status map[string]any `json:"status"`
 	}
 	if err := json.Unmarshal(body, &o); err != nil {
 		return ""
 	}
-	o.Status.LastUsed = ""
+	versions, _ := o.Status["versions"].([]any)
+	if len(versions) == 0 {
+		return ""
+	}
+	for _, one := range append(versions, o.Status) {
+		if fields, ok := one.(map[string]any); ok {
+			for _, use := range []string{"lastUsed", "uses", "usage"} {
+				delete(fields, use)
+			}
+		}
+	}
 	text, err := json.Marshal(o.Status)
 	if err != nil {
 		return ""
@@ -215,7 +297,8 @@ func statusOf(r *http.Request, body []byte) string {
 func refuse(w http.ResponseWriter, code int) {
 	reason := map[int]metav1.StatusReason{
 		http.StatusConflict: metav1.StatusReasonConflict, http.StatusGone: metav1.StatusReasonExpired,
-		http.StatusTooManyRequests: metav1.StatusReasonTooManyRequests, http.StatusInternalServerError: metav1.StatusReasonInternalError,
+		http.StatusUnprocessableEntity: metav1.StatusReasonInvalid,
+		http.StatusTooManyRequests:     metav1.StatusReasonTooManyRequests, http.StatusInternalServerError: metav1.StatusReasonInternalError,
 	}[code]
 	w.Header().Set("Content-Type", "application/json")
 	if code == http.StatusTooManyRequests {
@@ -233,10 +316,14 @@ func (p *proxy) serveWatch(process string, w http.ResponseWriter, r *http.Reques
 	defer cancel()
 	s := &stream{cancel: cancel}
 	p.mu.Lock()
-	if p.gone[process] > 0 {
+	if n := p.gone[process]; n > 0 {
 		p.gone[process]--
 		p.mu.Unlock()
-		refuse(w, http.StatusGone)
+		if n%2 == 0 {
+			refuse(w, http.StatusGone)
+		} else {
+			expire(w)
+		}
 		return
 	}
 	if p.watches[process] == nil {
@@ -249,22 +336,68 @@ func (p *proxy) serveWatch(process string, w http.ResponseWriter, r *http.Reques
 		defer p.mu.Unlock()
 		delete(p.watches[process], s)
 	}()
-	p.reverse.ServeHTTP(&gatedWriter{ResponseWriter: w, open: func() { p.awaitThaw(ctx, process) }}, r.WithContext(ctx))
+	p.upstream(process).ServeHTTP(&eventWriter{
+		ResponseWriter: w, open: func() { p.awaitThaw(ctx, process) }, deaf: func() bool { return p.route(process).deaf },
+	}, r.WithContext(ctx))
 }
 
-// gatedWriter passes events on when the gate is open.
-type gatedWriter struct {
+// expire answers a watch as an API server does whose watch cache begins later.
+func expire(w http.ResponseWriter) {
+	status, err := json.Marshal(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure,
+		Code: http.StatusGone, Reason: metav1.StatusReasonExpired, Message: "too old resource version, on purpose",
+	})
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	w.Header().Set("Content-Type", "application/json;stream=watch")
+	_ = json.NewEncoder(w).Encode(metav1.WatchEvent{Type: string(watch.Error), Object: runtime.RawExtension{Raw: status}})
+}
+
+// eventWriter passes events on, whole ones: when the gate is open, and unless their
+// receiver is deaf.
+type eventWriter struct {
 	http.ResponseWriter
 	open func()
+	deaf func() bool
+	rest []byte
 }
 
-func (g *gatedWriter) Write(b []byte) (int, error) {
-	g.open()
-	return g.ResponseWriter.Write(b)
+func (e *eventWriter) Write(b []byte) (int, error) {
+	e.open()
+	e.rest = append(e.rest, b...)
+	for {
+		n := e.frame()
+		if n == 0 {
+			return len(b), nil
+		}
+		if !e.deaf() {
+			if _, err := e.ResponseWriter.Write(e.rest[:n]); err != nil {
+				return 0, err
+			}
+		}
+		e.rest = e.rest[n:]
+	}
+}
+
+// frame is the length of the first event, 0 where it is not there whole. JSON ends at
+// a line's end, protobuf says its length in front.
+func (e *eventWriter) frame() int {
+	if !strings.Contains(e.Header().Get("Content-Type"), "protobuf") {
+		return bytes.IndexByte(e.rest, '\n') + 1
+	}
+	const header = 4
+	if len(e.rest) < header {
+		return 0
+	}
+	if n := header + int(binary.BigEndian.Uint32(e.rest)); len(e.rest) >= n {
+		return n
+	}
+	return 0
 }
 
 // Unwrap lets the reverse proxy flush.
-func (g *gatedWriter) Unwrap() http.ResponseWriter { return g.ResponseWriter }
+func (e *eventWriter) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
 func (p *proxy) awaitThaw(ctx context.Context, process string) {
 	p.mu.Lock()
@@ -357,7 +490,7 @@ func (p *proxy) lastSecretWrite(namespace string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := len(p.writes) - 1; i >= 0; i-- {
-		if w := p.writes[i]; w.forwarded && strings.HasPrefix(w.path, "/api/v1/namespaces/"+namespace+"/secrets") {
+		if w := p.writes[i]; w.forwarded && aboutSecret(namespace)(w) {
 			return w.began
 		}
 	}
@@ -376,21 +509,17 @@ func aboutNamespace(namespace string) func(*write) bool {
 	}
 }
 
-// freePorts finds ports nobody uses.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	var held []net.Listener
-	var problem error
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			problem = errors.Join(problem, fmt.Errorf("find a free port: %w", err))
-			continue
-		}
-		held, ports = append(held, l), append(ports, l.Addr().(*net.TCPAddr).Port)
+// aboutSecret tells which writes are of Secrets in a namespace.
+func aboutSecret(namespace string) func(*write) bool {
+	return func(w *write) bool { return strings.HasPrefix(w.path, "/api/v1/namespaces/"+namespace+"/secrets") }
+}
+
+// last lets some time pass, unless the context ends.
+func last(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
-	for _, l := range held {
-		_ = l.Close()
-	}
-	return ports, problem
 }

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,9 +13,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -40,18 +41,40 @@ const (
 	// it, is standbyName.
 	controllerName = "controller"
 	standbyName    = "standby"
-	serverCount    = 2
 	startupTimeout = 90 * time.Second
 )
 
-// controllerEnv names another binary to run as the controller: a broken one, to
-// see that the checker notices.
-const controllerEnv = "MINTMARK_FAULTS_CONTROLLER"
+// The API servers: the first one also serves the tests themselves and
+// kube-controller-manager, so no fault befalls it; the other one is stopped, killed
+// and cut off.
+const (
+	firstAPI  = 0
+	secondAPI = 1
+)
+
+// serverSetups are the servers. They are split over the API servers, and the last one
+// denies soon after it is cut off.
+var serverSetups = []struct {
+	api       int
+	staleness time.Duration
+}{
+	{firstAPI, longStaleness}, {secondAPI, longStaleness}, {secondAPI, shortStaleness},
+}
+
+const (
+	longStaleness  = 10 * time.Minute
+	shortStaleness = 5 * time.Second
+)
+
+// Other binaries to run as the controller or the server: broken ones, to see that the
+// checker notices.
+var otherBinaries = map[string]string{"controller": "MINTMARK_FAULTS_CONTROLLER", "server": "MINTMARK_FAULTS_SERVER"}
 
 // rig is an installation whose processes reach the API server through the proxy.
 type rig struct {
 	dir    string
 	plane  *controlplane.ControlPlane
+	second *controlplane.KubeAPIServer
 	admin  client.WithWatch
 	proxy  *proxy
 	prober *prober
@@ -67,8 +90,9 @@ type rig struct {
 
 // server is one server under test.
 type server struct {
-	name, url, probe string
-	process          *process.Process
+	*supervised
+	name, url, metrics string
+	staleness          time.Duration
 }
 
 func startRig(ctx context.Context, dir string) (*rig, error) {
@@ -101,10 +125,13 @@ func (r *rig) start(ctx context.Context) error {
 	if r.admin, err = client.NewWithWatch(r.plane.Config, client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
-	if r.proxy, err = newProxy(r.plane.Config); err != nil {
+	if r.second, err = r.plane.AddAPIServer(ctx); err != nil {
 		return err
 	}
-	ports, err := freePorts(1)
+	if r.proxy, err = newProxy(r.plane.Config, r.second.Config); err != nil {
+		return err
+	}
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		return err
 	}
@@ -118,35 +145,30 @@ func (r *rig) start(ctx context.Context) error {
 	if err := r.controller.start(ctx); err != nil {
 		return err
 	}
-	if ports, err = freePorts(1); err != nil {
+	if ports, err = process.FreePorts(1); err != nil {
 		return err
 	}
 	if r.standby, err = r.newController(ctx, standbyName, ports[0]); err != nil {
 		return err
 	}
-	for i := range serverCount {
-		if err := r.startServer(ctx, "server-"+strconv.Itoa(i+1)); err != nil {
+	for i := range serverSetups {
+		if err := r.startServer(ctx, i); err != nil {
 			return err
 		}
 	}
 	return r.readAuthority(ctx)
 }
 
-// build makes the binaries, unless it is told of another controller.
+// build makes the binaries, unless it is told of others.
 func (r *rig) build(ctx context.Context, root string) error {
-	for _, name := range []string{"controller", "server"} {
-		r.binaries[name] = filepath.Join(r.dir, "mintmark-"+name)
-		if other := os.Getenv(controllerEnv); name == "controller" && other != "" {
-			r.binaries[name] = other
-			continue
-		}
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", r.binaries[name], "./cmd/"+name)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build the %s: %w\n%s", name, err, out)
+	missing := map[string]string{}
+	for name, env := range otherBinaries {
+		if r.binaries[name] = os.Getenv(env); r.binaries[name] == "" {
+			r.binaries[name] = filepath.Join(r.dir, "mintmark-"+name)
+			missing[name] = r.binaries[name]
 		}
 	}
-	return nil
+	return controlplane.BuildMintmark(ctx, root, os.Stderr, missing)
 }
 
 // identity writes down what a process runs as: a kubeconfig with a token of its own
@@ -185,25 +207,23 @@ func (r *rig) newController(ctx context.Context, name string, webhooks int) (*su
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(1)
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		return nil, err
 	}
 	return &supervised{
-		probe:   "http://" + loopback(ports[0]) + "/readyz",
+		probe:   "http://" + process.Loopback(ports[0]) + "/readyz",
 		release: r.releaseLeadership,
 		config: process.Config{
 			Name: name, Path: r.binaries["controller"], LogFile: filepath.Join(r.dir, "log", name+".log"),
 			Args: []string{
 				"--kubeconfig=" + kubeconfig, "--namespace=" + systemNamespace, "--leader-elect", "--internal-token-file=" + token,
-				"--certificate-names=127.0.0.1,localhost", "--webhook-bind-address=" + loopback(webhooks),
-				"--health-probe-bind-address=" + loopback(ports[0]), "--metrics-bind-address=0",
+				"--certificate-names=127.0.0.1,localhost", "--webhook-bind-address=" + process.Loopback(webhooks),
+				"--health-probe-bind-address=" + process.Loopback(ports[0]), "--metrics-bind-address=0",
 			},
 		},
 	}, nil
 }
-
-func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 // releaseLeadership takes the Lease from a controller that is dead or stopped, so
 // that the next one need not wait until it lapses.
@@ -225,31 +245,98 @@ func (r *rig) releaseLeadership(ctx context.Context) error {
 	}
 }
 
-func (r *rig) startServer(ctx context.Context, name string) error {
+func (r *rig) startServer(ctx context.Context, i int) error {
+	setup, name := serverSetups[i], "server-"+strconv.Itoa(i+1)
 	kubeconfig, _, err := r.identity(ctx, name, "mintmark-server")
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(3)
+	r.proxy.change(name, func(w *route) { w.upstream = setup.api })
+	ports, err := process.FreePorts(4)
 	if err != nil {
 		return err
 	}
-	s := &server{name: name, url: "https://" + loopback(ports[0]), probe: "http://" + loopback(ports[2]) + "/readyz"}
-	s.process, err = process.Start(process.Config{
-		Name: name, Path: r.binaries["server"], LogFile: filepath.Join(r.dir, "log", name+".log"),
-		Args: []string{
-			"--kubeconfig=" + kubeconfig, "--namespace=" + systemNamespace, "--id=" + name,
-			"--bind-address=" + loopback(ports[0]), "--internal-bind-address=" + loopback(ports[1]),
-			"--internal-advertise-url=https://" + loopback(ports[1]), "--metrics-bind-address=" + loopback(ports[2]), "--shutdown-delay=0s",
+	s := &server{
+		name: name, url: "https://" + process.Loopback(ports[0]), metrics: "http://" + process.Loopback(ports[2]) + "/metrics",
+		staleness: setup.staleness,
+		supervised: &supervised{
+			probe:   "http://" + process.Loopback(ports[2]) + "/readyz",
+			release: func(context.Context) error { return nil },
+			config: process.Config{
+				Name: name, Path: r.binaries["server"], LogFile: filepath.Join(r.dir, "log", name+".log"),
+				Args: []string{
+					"--kubeconfig=" + kubeconfig, "--namespace=" + systemNamespace, "--id=" + name,
+					"--bind-address=" + process.Loopback(ports[0]), "--internal-bind-address=" + process.Loopback(ports[1]),
+					"--internal-advertise-url=https://" + process.Loopback(ports[1]), "--metrics-bind-address=" + process.Loopback(ports[2]),
+					"--grpc-bind-address=" + process.Loopback(ports[3]), "--shutdown-delay=0s", "--max-staleness=" + setup.staleness.String(),
+				},
+			},
 		},
-	})
-	if err != nil {
-		return err
 	}
 	r.servers = append(r.servers, s)
-	ctx, cancel := context.WithTimeout(ctx, startupTimeout)
+	return s.start(ctx)
+}
+
+// everybody is every process under test that runs all the time.
+func (r *rig) everybody() []string {
+	all := []string{controllerName}
+	for _, s := range r.servers {
+		all = append(all, s.name)
+	}
+	return all
+}
+
+// move has processes reach another API server from now on.
+func (r *rig) move(api int, processes ...string) {
+	for _, name := range processes {
+		moved := false
+		r.proxy.change(name, func(w *route) { moved, w.upstream = w.upstream != api, api })
+		if moved {
+			r.proxy.cutWatches(name, 0)
+		}
+	}
+}
+
+// mend undoes every fault that lasts, and waits until every server is Ready.
+func (r *rig) mend(ctx context.Context) error {
+	for i, s := range r.servers {
+		r.proxy.change(s.name, func(w *route) { *w = route{upstream: w.upstream} })
+		r.move(serverSetups[i].api, s.name)
+	}
+	r.proxy.change(controllerName, func(w *route) { *w = route{upstream: w.upstream} })
+	r.move(firstAPI, controllerName)
+	for _, s := range r.servers {
+		if _, err := s.restarts(); err != nil {
+			return err
+		}
+		if err := poll(ctx, startupTimeout, func() error { return process.Probe(ctx, s.probe) }); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// shownAge is how old the server says that what it knows may be.
+func (s *server) shownAge(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	return s.process.Wait(ctx, func(ctx context.Context) error { return ready(ctx, s.probe) })
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.metrics, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), "mintmark_server_staleness_seconds "); ok {
+			seconds, err := strconv.ParseFloat(text, 64)
+			return time.Duration(seconds * float64(time.Second)), err
+		}
+	}
+	return 0, errors.Join(lines.Err(), errors.New("the server shows no age"))
 }
 
 func (r *rig) readAuthority(ctx context.Context) error {
@@ -279,7 +366,7 @@ func (r *rig) stop() {
 		}
 	}
 	for _, s := range r.servers {
-		s.process.Stop(5 * time.Second)
+		s.stop()
 	}
 	if r.plane != nil {
 		r.plane.Stop()
@@ -290,26 +377,7 @@ func (r *rig) stop() {
 	}
 }
 
-// ready asks a process whether it is.
-func ready(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	return nil
-}
-
-// supervised is a controller that is started again at once when it ends.
+// supervised is a process that is started again at once when it ends.
 type supervised struct {
 	config  process.Config
 	probe   string
@@ -336,7 +404,7 @@ func (s *supervised) start(ctx context.Context) error {
 	go s.supervise(p, over)
 	ctx, cancel := context.WithTimeout(ctx, startupTimeout)
 	defer cancel()
-	return p.Wait(ctx, func(ctx context.Context) error { return ready(ctx, s.probe) })
+	return p.Wait(ctx, func(ctx context.Context) error { return process.Probe(ctx, s.probe) })
 }
 
 func (s *supervised) supervise(p *process.Process, over chan struct{}) {
@@ -376,6 +444,25 @@ func (s *supervised) kill() {
 	p := s.process
 	s.mu.Unlock()
 	p.Kill()
+}
+
+// restart ends the process as a rollout does, and waits until the next one is ready.
+func (s *supervised) restart(ctx context.Context) error {
+	s.mu.Lock()
+	before := s.starts
+	s.mu.Unlock()
+	if err := s.signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return poll(ctx, startupTimeout, func() error {
+		s.mu.Lock()
+		starts := s.starts
+		s.mu.Unlock()
+		if starts == before {
+			return errors.New("it has not ended")
+		}
+		return process.Probe(ctx, s.probe)
+	})
 }
 
 func (s *supervised) restarts() (int, error) {

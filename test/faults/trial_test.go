@@ -4,9 +4,13 @@ package faults
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
+	"path"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -19,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
 const (
@@ -27,7 +32,7 @@ const (
 	// grace and quiet: a while after the final state, nothing is written for the
 	// time of quiet.
 	grace = time.Second
-	quiet = 3 * time.Second
+	quiet = 2 * time.Second
 	// className is the class of every credential here.
 	className = "faults"
 	// longOverlap is an overlap that no trial outlasts, shortOverlap one that ends
@@ -41,6 +46,7 @@ const (
 type trial struct {
 	*rig
 	scenario  *scenario
+	number    int
 	fault     string // in words
 	namespace string
 	kind      v1alpha1.Kind
@@ -55,6 +61,15 @@ type trial struct {
 	broken   error // why the fault could not be made
 	overtook bool  // the standby has taken over
 	dueled   bool  // two controllers led at the same time, so that both may have rotated
+	// more values than the scenario asks for may have been delivered, for somebody
+	// took them away.
+	more        bool
+	background  int // faults that go on beside the write they befell
+	impairments []impairment
+	shown       []string                    // what was found amiss in how servers show that they are not fresh
+	looks       int                         // how often that was looked at
+	settles     func(context.Context) error // instead of the scenario's
+	held        []string                    // the values that the holder of an external credential keeps
 }
 
 func (t *trial) key() types.NamespacedName {
@@ -148,6 +163,9 @@ func (t *trial) create(ctx context.Context) error {
 				Overlap: v1alpha1.Duration(t.scenario.overlap.String()), Retire: v1alpha1.RetireAfterOverlap,
 			},
 		}
+		if t.scenario.overlap == 0 {
+			c.CredentialSpec().Rotation = &v1alpha1.Rotation{Retire: v1alpha1.RetireImmediately}
+		}
 		return client.IgnoreAlreadyExists(t.admin.Create(ctx, c.(client.Object)))
 	})
 }
@@ -183,6 +201,94 @@ func (t *trial) rotate(ctx context.Context) error {
 
 func (t *trial) rollBack(ctx context.Context) error {
 	return t.request(ctx, v1alpha1.AnnotationRollbackRequestedAt)
+}
+
+// discard gives what came before the current version up.
+func (t *trial) discard(ctx context.Context) error {
+	t.prober.ending(t.namespace, 1)
+	return t.request(ctx, v1alpha1.AnnotationDiscardRequestedAt)
+}
+
+// declare declares the values that the holder keeps, the latest as the current one,
+// and a new one before them; keep is how many of the earlier ones stay.
+func (t *trial) declare(ctx context.Context, keep int) error {
+	value, err := credential.Format{Kind: t.kind, Environment: ""}.Mint(rand.Reader)
+	if err != nil {
+		return err
+	}
+	t.held = append(t.held, value.Reveal())
+	return t.declareHeld(ctx, keep+1)
+}
+
+// declareFirst declares one value, declareNext another one beside it, and declareLast
+// gives the first one up.
+func (t *trial) declareFirst(ctx context.Context) error { return t.declare(ctx, 0) }
+func (t *trial) declareNext(ctx context.Context) error  { return t.declare(ctx, 1) }
+func (t *trial) declareLast(ctx context.Context) error {
+	t.prober.ending(t.namespace, 1)
+	return t.declareHeld(ctx, 1)
+}
+
+// declareHeld declares the latest values, as many as told.
+func (t *trial) declareHeld(ctx context.Context, most int) error {
+	var digests []string
+	for _, text := range slices.Backward(t.held) {
+		if len(digests) < most {
+			digests = append(digests, fmt.Sprintf("%x", sha256.Sum256([]byte(text))))
+		}
+	}
+	external := &v1alpha1.External{SHA256: digests}
+	if len(t.held) > 1 {
+		return t.change(ctx, func(c v1alpha1.Credential) { c.CredentialSpec().External = external })
+	}
+	return insist(ctx, func() error {
+		c := t.object()
+		*c.CredentialSpec() = v1alpha1.CredentialSpec{
+			CredentialClassName: className, Permissions: []v1alpha1.Permission{"api:read"}, External: external,
+		}
+		return client.IgnoreAlreadyExists(t.admin.Create(ctx, c.(client.Object)))
+	})
+}
+
+// impair notes that something befalls servers; call over when it has ended.
+func (t *trial) impair(what ailment, servers ...int) (over func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := len(t.impairments)
+	for _, i := range servers {
+		t.impairments = append(t.impairments, impairment{server: i, what: what, from: time.Now()})
+	}
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for i := range servers {
+			t.impairments[first+i].until = time.Now()
+		}
+	}
+}
+
+// during runs a fault beside the write it befell. The trial waits for its end.
+func (t *trial) during(do func()) {
+	t.mu.Lock()
+	t.background++
+	t.mu.Unlock()
+	go func() {
+		do()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.background--
+	}()
+}
+
+// shows checks that a server shows how old what it knows is (I5).
+func (t *trial) shows(ctx context.Context, i int, atLeast time.Duration) {
+	age, err := t.servers[i].shownAge(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.looks++
+	if err != nil || age < atLeast {
+		t.shown = append(t.shown, fmt.Sprintf("%s shows an age of %s (%v), which is %s at least", t.servers[i].name, age, err, atLeast))
+	}
 }
 
 func (t *trial) revoke(ctx context.Context) error {
@@ -229,8 +335,9 @@ func (t *trial) look(ctx context.Context) (v1alpha1.Credential, *corev1.Secret, 
 }
 
 // consistent tells what is amiss where a credential should be Ready: Secret and
-// status say the same, and nothing is on its way.
-func consistent(c v1alpha1.Credential, secret *corev1.Secret) error {
+// status say the same, and nothing is on its way. Where somebody took the Secret away,
+// the previous value is lost with it.
+func consistent(c v1alpha1.Credential, secret *corev1.Secret, lost bool) error {
 	if c == nil || secret == nil {
 		return errors.New("the credential or its Secret does not exist")
 	}
@@ -262,19 +369,35 @@ func consistent(c v1alpha1.Credential, secret *corev1.Secret) error {
 	if got := carries(v1alpha1.SecretKeyVersion); got != s.CurrentVersion {
 		return fmt.Errorf("the Secret carries version %d, the status says %d", got, s.CurrentVersion)
 	}
-	if got := carries(v1alpha1.SecretKeyPreviousVersion); (got != 0 || len(superseded) > 0) && !superseded[got] {
+	if got := carries(v1alpha1.SecretKeyPreviousVersion); got == 0 && lost {
+		return nil
+	} else if (got != 0 || len(superseded) > 0) && !superseded[got] {
 		return fmt.Errorf("the Secret carries version %d as the previous one, the status says %v", got, superseded)
 	}
 	return nil
 }
 
+// reached tells what keeps the final state from being reached.
+func (t *trial) reached(ctx context.Context) error {
+	t.mu.Lock()
+	settles := t.settles
+	t.mu.Unlock()
+	if settles != nil {
+		return settles(ctx)
+	}
+	return t.scenario.settled(ctx, t)
+}
+
 // settle waits for the final state.
 func (t *trial) settle(ctx context.Context) error {
 	err := poll(ctx, 2*settleTimeout, func() error {
-		if t.proxy.busy() {
+		t.mu.Lock()
+		background := t.background
+		t.mu.Unlock()
+		if background > 0 || t.proxy.busy() {
 			return errors.New("the fault is still under way")
 		}
-		if err := t.scenario.settled(ctx, t); err != nil {
+		if err := t.reached(ctx); err != nil {
 			return err
 		}
 		c, _, err := t.look(ctx)
@@ -313,12 +436,27 @@ func (t *trial) finish(ctx context.Context) (*verdict, error) {
 		late: t.proxy.written(t.settled.Add(grace), func(w *write) bool { return !w.usage && aboutNamespace(t.namespace)(w) }),
 	}
 	t.mu.Lock()
-	h.digests = t.digests
+	h.digests, h.impairments = t.digests, t.impairments
 	t.mu.Unlock()
 	v := judge(h)
-	asked := t.scenario.deliveries
-	v.check("I18", len(h.values) == asked || (t.final == nil && len(h.values) < asked) || (t.dueled && len(h.values) > asked),
-		"%d values were delivered, where %d were asked for", len(h.values), asked)
+	delivered, asked := 0, t.scenario.deliveries
+	for i := range h.values {
+		if !h.values[i].forged {
+			delivered++
+		}
+	}
+	v.check("I18", delivered == asked || (t.final == nil && delivered < asked) || ((t.dueled || t.more) && delivered > asked),
+		"%d values were delivered, where %d were asked for", delivered, asked)
+	for _, w := range t.proxy.written(t.began, func(w *write) bool { return w.forwarded && aboutSecret(t.namespace)(w) }) {
+		name := path.Base(w.path)
+		v.check("I9", name == "secrets" || name == "it", "%s, which is not its own", w.String())
+	}
+	for range t.looks - len(t.shown) {
+		v.check("I5", true, "")
+	}
+	for _, p := range t.shown {
+		v.check("I5", false, "%s", p)
+	}
 	t.prober.retire(t.namespace)
 	return v, nil
 }
