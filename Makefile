@@ -66,25 +66,40 @@ test-race: assets ## Run the tests of the concurrent packages under the race det
 
 .PHONY: e2e
 e2e: assets ## Run the end-to-end tests: as a person would, with kubectl, curl and real gateways.
-	$(GO) test -json -tags e2e -count=1 -p 1 -timeout 30m $(TESTFLAGS) ./test/e2e/... ./test/gateways/... | $(GO) run ./hack/testsummary
+	$(GO) test -json -tags e2e -count=1 -p 1 -timeout 30m $(TESTFLAGS) ./test/e2e/... ./test/gateways/... ./test/relyingparties/... | $(GO) run ./hack/testsummary
 
 # -v, for the table at the end.
 .PHONY: faults
-faults: assets ## Break every API write of the controller in every way, and check that no request fails (about ten minutes).
+faults: assets ## Break every API write, every server and the API servers in every way, and check that no request fails (a quarter of an hour).
 	$(GO) test -tags faults -count=1 -timeout 60m -v $(TESTFLAGS) ./test/faults
 
 .PHONY: faults-short
-faults-short: assets ## A handful of these faults (under two minutes).
+faults-short: assets ## Some of each family of faults (two minutes).
 	$(GO) test -tags faults -short -count=1 -timeout 10m -v $(TESTFLAGS) ./test/faults
+
+# -v, for the table at the end.
+.PHONY: scale
+scale: assets ## Make, rotate and revoke 10,000 credentials, and measure (about ten minutes). MINTMARK_SCALE=n is another number.
+	$(GO) test -tags scale -run '^TestTenThousand' -count=1 -timeout 30m -v $(TESTFLAGS) ./test/scale
 
 .PHONY: image-test
 image-test: ## Build the image and look into it (a module of its own).
 	GOWORK=off $(GO) test -C hack/image -timeout 20m ./...
 
+.PHONY: soak
+soak: assets ## Put a mixed load on three servers amid rotations and revocations. MINTMARK_SOAK=1h is another length than 10m.
+	$(GO) test -tags scale -run '^TestSoak$$' -count=1 -timeout 0 -v $(TESTFLAGS) ./test/scale
+
 .PHONY: bench
-bench: ## Run the benchmarks. BENCH=regexp chooses among them.
+bench: ## Run the benchmarks, and a small run of `make scale` for what takes processes. BENCH=regexp chooses among them.
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./internal/...
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./controllers
+	MINTMARK_SCALE=500 $(GO) test -tags scale -run '^TestTenThousand' -count=1 -timeout 30m -v ./test/scale
+
+# -v, for the line at the end.
+.PHONY: bench-scale
+bench-scale: assets ## Start a server on 100,000 credentials, and measure time and memory. MINTMARK_SCALE=n is another number.
+	$(GO) test -tags scale -run '^TestAServerStartsAsFast' -count=1 -timeout 30m -v $(TESTFLAGS) ./internal/server
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz test for FUZZTIME (10s).
