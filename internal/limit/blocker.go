@@ -70,7 +70,7 @@ func (b *Blocker) Blocked(ip netip.Addr, now time.Time) time.Duration {
 	if b.blocked.Load() == 0 {
 		return 0
 	}
-	ip = subscriber(ip)
+	ip = Subscriber(ip)
 	s := b.shard(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func (b *Blocker) Blocked(ip netip.Addr, now time.Time) time.Duration {
 // Fail notes that the address presented a bad credential, and tells for how long it is
 // blocked from now on; 0 is not.
 func (b *Blocker) Fail(ip netip.Addr, now time.Time) time.Duration {
-	ip = subscriber(ip)
+	ip = Subscriber(ip)
 	if b.cfg.Failures <= 0 || !ip.IsValid() || b.allowed(ip) {
 		return 0
 	}
@@ -184,8 +184,30 @@ func (b *Blocker) Len() (known, blocked int) {
 	return known, int(b.blocked.Load())
 }
 
-// subscriber is the address that stands for all that one subscriber has.
-func subscriber(ip netip.Addr) netip.Addr {
+// BlockedNow counts the addresses that are blocked at this time. It looks at all that are
+// remembered, and is meant for metrics.
+func (b *Blocker) BlockedNow(now time.Time) (n int) {
+	at := now.UnixNano()
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		for _, e := range s.entries {
+			switch {
+			case e.until == 0:
+			case e.until <= at || e.until-at > int64(b.cfg.Max):
+				e.until = 0
+				b.blocked.Add(-1)
+			default:
+				n++
+			}
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Subscriber is the address that stands for all that one subscriber has: of IPv6 a /64.
+func Subscriber(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap().WithZone("")
 	if ip.Is6() {
 		if p, err := ip.Prefix(64); err == nil {
