@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,6 +67,9 @@ type CredentialConfig struct {
 	// Usage tells what the servers saw used; nil is no evidence. The caller adds
 	// it to the manager.
 	Usage *UsageCollector
+	// Transitions hands changes over for the audit log; nil leaves them in status. The
+	// caller adds it to the manager.
+	Transitions *Transitions
 	// Restarts restarts workloads; nil restarts none. The caller adds it to the
 	// manager.
 	Restarts *Restarts
@@ -146,9 +148,12 @@ func pointers[T any, P interface {
 }
 
 func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) error {
+	recorder, err := newRecorder(mgr)
+	if err != nil {
+		return err
+	}
 	r := &credentials{
-		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(),
-		recorder: mgr.GetEventRecorder("mintmark-controller"), memory: newMemory(),
+		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(),
 	}
 	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
 	if err := indexer.IndexField(ctx, kind.new(), indexDigest, liveDigests); err != nil {
@@ -163,6 +168,9 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) erro
 	namespace := &metav1.PartialObjectMetadata{}
 	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	b := ctrl.NewControllerManagedBy(mgr)
+	if cfg.Transitions != nil {
+		b = b.WatchesRawSource(source.Channel(cfg.Transitions.Changes(kind.kind), &handler.EnqueueRequestForObject{}))
+	}
 	if cfg.Usage != nil {
 		b = b.WatchesRawSource(source.Channel(cfg.Usage.Changes(kind.kind), handler.EnqueueRequestsFromMapFunc(r.used)))
 	}
@@ -209,7 +217,7 @@ type credentials struct {
 	kind     credentialKind
 	client   client.Client // reads come from the cache
 	live     client.Reader // reads come from the API server
-	recorder events.EventRecorder
+	recorder eventRecorder
 	memory   *memory
 }
 

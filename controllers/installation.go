@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,12 +34,12 @@ type installationSecrets struct {
 	namespace string
 	client    client.Client
 	live      client.Reader
-	recorder  events.EventRecorder
+	recorder  eventRecorder
 }
 
 func secretsOf(mgr ctrl.Manager, namespace string) installationSecrets {
 	return installationSecrets{
-		namespace: namespace, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: mgr.GetEventRecorder("mintmark-controller"),
+		namespace: namespace, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: mgr.GetEventRecorder(reportingController),
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,7 +65,7 @@ type Restarts struct {
 	cfg      RestartConfig
 	cache    cache.Cache
 	client   client.Client
-	recorder events.EventRecorder
+	recorder eventRecorder
 	changes  map[v1alpha1.Kind]chan event.GenericEvent
 	need     chan struct{} // closed when a restart is owed for the first time
 	needed   func()
@@ -114,8 +113,12 @@ func NewRestarts(mgr ctrl.Manager, cfg RestartConfig) (*Restarts, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	recorder, err := newRecorder(mgr)
+	if err != nil {
+		return nil, err
+	}
 	r := &Restarts{
-		cfg: cfg, client: mgr.GetClient(), recorder: mgr.GetEventRecorder("mintmark-controller"),
+		cfg: cfg, client: mgr.GetClient(), recorder: recorder,
 		changes: map[v1alpha1.Kind]chan event.GenericEvent{
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent),
 			v1alpha1.KindAPIKey:       make(chan event.GenericEvent),
@@ -135,7 +138,6 @@ func NewRestarts(mgr ctrl.Manager, cfg RestartConfig) (*Restarts, error) {
 			options.DefaultNamespaces[namespace] = cache.Config{}
 		}
 	}
-	var err error
 	if r.cache, err = cache.New(mgr.GetConfig(), options); err != nil {
 		return nil, fmt.Errorf("making the cache of workloads: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -26,16 +25,20 @@ const settlePoll = 2 * time.Second
 // status accounts for them. The reconcilers of the credentials do the settling,
 // and servers wait for neither.
 func SetupRevocations(mgr ctrl.Manager, keys KeySource) error {
+	recorder, err := newRecorder(mgr)
+	if err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("revocation").
 		For(&v1alpha1.Revocation{}).
-		Complete(&revocations{client: mgr.GetClient(), keys: keys, recorder: mgr.GetEventRecorder("mintmark-controller")})
+		Complete(&revocations{client: mgr.GetClient(), keys: keys, recorder: recorder})
 }
 
 type revocations struct {
 	client   client.Client
 	keys     KeySource
-	recorder events.EventRecorder
+	recorder eventRecorder
 }
 
 // Reconcile implements reconcile.Reconciler.
