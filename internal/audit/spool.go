@@ -54,7 +54,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrSpoolFull: the spool has reached its limit.
+// ErrSpoolFull says that the spool has reached its limit.
 var ErrSpoolFull = errors.New("the spool is full: make the store available again, or raise --audit-spool-max-bytes")
 
 // OpenSpool opens the spool in a directory, which it makes where there is none, with
@@ -106,7 +106,7 @@ func (s *Spool) measure(found *segment) error {
 	if err != nil {
 		return fmt.Errorf("the spool of the audit log: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	reader := bufio.NewReaderSize(file, 1<<20)
 	for {
 		body, err := readRecord(reader)
@@ -240,7 +240,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // nothing is written through it
+	defer d.Close()
 	return d.Sync()
 }
 
@@ -269,7 +269,7 @@ func readAt(path string, offset int64) (*Batch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the spool of the audit log: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	if _, err := file.Seek(offset, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
@@ -324,7 +324,7 @@ func recordLength(path string, offset int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	var header [recordHeader]byte
 	if _, err := file.ReadAt(header[:], offset); err != nil {
 		return 0, err

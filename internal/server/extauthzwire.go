@@ -255,7 +255,7 @@ func (a *envoyAnswer) encode() []byte {
 
 func (a *envoyAnswer) appendDenied(b []byte) []byte {
 	b = nested(b, deniedStatus, func(b []byte) []byte {
-		return protowire.AppendVarint(protowire.AppendTag(b, httpStatusCode, protowire.VarintType), uint64(a.status)) //nolint:gosec // three digits
+		return protowire.AppendVarint(protowire.AppendTag(b, httpStatusCode, protowire.VarintType), uint64(a.status))
 	})
 	b = appendHeaders(b, deniedHeaders, a.set)
 	return protowire.AppendBytes(protowire.AppendTag(b, deniedBody, protowire.BytesType), a.body)

@@ -90,7 +90,7 @@ func full() *v1alpha1.ServiceToken {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "ci-deploy", Namespace: "payments", UID: "0b1f2c3d", ResourceVersion: "42", CreationTimestamp: at, DeletionTimestamp: &at,
 			Labels: map[string]string{"app": "a\"\\é", "b": ""}, Annotations: map[string]string{"k": `{"a":"\"}"}`},
-			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"k:{\"type\":\"Ready\"}":{}}}`)}}},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"k:{\"type\":\"Ready\"}":{}}}`)}},
 		},
 		Spec: v1alpha1.CredentialSpec{
 			CredentialClassName: "default", Permissions: []v1alpha1.Permission{"api:read", "deploy:*"}, Roles: []string{"deployer"}, Admin: true,

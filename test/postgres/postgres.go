@@ -114,7 +114,7 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
-	defer l.Close() //nolint:errcheck // nobody connected
+	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
@@ -255,7 +255,7 @@ func (c *Cluster) Database(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // only one statement mattered
+	defer conn.Close(ctx)
 	// Not a superuser, for no policy of a table holds those.
 	var pg *pgconn.PgError
 	if _, err := conn.Exec(ctx, "CREATE ROLE "+Owner+" LOGIN"); err != nil && !(errors.As(err, &pg) && pg.Code == "42710") {

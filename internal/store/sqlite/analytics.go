@@ -16,7 +16,7 @@ func (s *Store) Usage(ctx context.Context, tenant store.Tenant, uid string) ([]s
 	var w where
 	w.tenant(tenant, "namespace")
 	w.and("uid = ?", uid)
-	rows, err := s.readers.QueryContext(ctx, "SELECT version, prefix, uses, denied, last_used, last_client, last_slot FROM usage"+w.text()+" ORDER BY version DESC", w.arguments...)
+	rows, err := s.readers.QueryContext(ctx, w.query("SELECT version, prefix, uses, denied, last_used, last_client, last_slot FROM usage", "ORDER BY version DESC"), w.arguments...)
 	usage, err := collect(rows, err, func(rows *sql.Rows) (u store.VersionUsage, err error) {
 		var used sql.NullInt64
 		var client sql.NullString
@@ -69,7 +69,7 @@ func days(t store.Tenant, f store.AnalyticsFilter) where {
 
 func daily(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
 	w := days(t, f)
-	rows, err := tx.QueryContext(ctx, "SELECT day, sum(allowed), sum(denied) FROM usage_daily"+w.text()+" GROUP BY day ORDER BY day", w.arguments...)
+	rows, err := tx.QueryContext(ctx, w.query("SELECT day, sum(allowed), sum(denied) FROM usage_daily", "GROUP BY day ORDER BY day"), w.arguments...)
 	a.Daily, err = collect(rows, err, func(rows *sql.Rows) (d store.Day, err error) {
 		var day string
 		if err := rows.Scan(&day, &d.Allowed, &d.Denied); err != nil {
@@ -88,8 +88,8 @@ func daily(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFil
 func top(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
 	w := days(t, f)
 	w.and("uid <> ''")
-	rows, err := tx.QueryContext(ctx, `SELECT uid, max(subject), max(namespace), sum(allowed), sum(denied) FROM usage_daily`+w.text()+
-		fmt.Sprintf(" GROUP BY uid ORDER BY sum(allowed) + sum(denied) DESC, uid LIMIT %d", f.TopSize()), w.arguments...)
+	rows, err := tx.QueryContext(ctx, w.query("SELECT uid, max(subject), max(namespace), sum(allowed), sum(denied) FROM usage_daily",
+		fmt.Sprintf("GROUP BY uid ORDER BY sum(allowed) + sum(denied) DESC, uid LIMIT %d", f.TopSize())), w.arguments...)
 	a.Top, err = collect(rows, err, func(rows *sql.Rows) (c store.CredentialTotal, err error) {
 		return c, rows.Scan(&c.UID, &c.Subject, &c.Namespace, &c.Allowed, &c.Denied)
 	})
@@ -100,7 +100,7 @@ func top(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilte
 func latency(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
 	f.UID = ""
 	w := days(t, f)
-	rows, err := tx.QueryContext(ctx, "SELECT bucket, sum(count) FROM latency_daily"+w.text()+" GROUP BY bucket", w.arguments...)
+	rows, err := tx.QueryContext(ctx, w.query("SELECT bucket, sum(count) FROM latency_daily", "GROUP BY bucket"), w.arguments...)
 	var buckets [store.LatencyBuckets]int64
 	_, err = collect(rows, err, func(rows *sql.Rows) (struct{}, error) {
 		var bucket, count int64
@@ -127,9 +127,8 @@ func idle(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilt
 		w.and("c.uid = ?", f.UID)
 	}
 	w.and("coalesce(u.last_used, 0) < ?", f.IdleBefore.UnixMicro())
-	rows, err := tx.QueryContext(ctx, `SELECT c.uid, lower(c.kind) || ':' || c.namespace || ':' || c.name, c.namespace, u.last_used FROM credentials c
-		LEFT JOIN (SELECT uid, max(last_used) AS last_used FROM usage GROUP BY uid) u ON u.uid = c.uid`+w.text()+
-		" ORDER BY u.last_used NULLS FIRST, c.uid LIMIT 1000", w.arguments...)
+	rows, err := tx.QueryContext(ctx, w.query(`SELECT c.uid, lower(c.kind) || ':' || c.namespace || ':' || c.name, c.namespace, u.last_used FROM credentials c
+		LEFT JOIN (SELECT uid, max(last_used) AS last_used FROM usage GROUP BY uid) u ON u.uid = c.uid`, "ORDER BY u.last_used NULLS FIRST, c.uid LIMIT 1000"), w.arguments...)
 	a.Idle, err = collect(rows, err, func(rows *sql.Rows) (i store.IdleCredential, err error) {
 		var used sql.NullInt64
 		err = rows.Scan(&i.UID, &i.Subject, &i.Namespace, &used)
@@ -183,8 +182,8 @@ func (s *Store) Credentials(ctx context.Context, tenant store.Tenant, f store.Cr
 	if err != nil {
 		return store.Credentials{}, err
 	}
-	rows, err := s.readers.QueryContext(ctx, `SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state FROM credentials`+
-		w.text()+fmt.Sprintf(" ORDER BY namespace, name, kind, uid LIMIT %d", p.Size()+1), w.arguments...)
+	rows, err := s.readers.QueryContext(ctx, w.query("SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state FROM credentials",
+		fmt.Sprintf("ORDER BY namespace, name, kind, uid LIMIT %d", p.Size()+1)), w.arguments...)
 	var page store.Credentials
 	if page.Items, err = collect(rows, err, scanCredential); err != nil {
 		return store.Credentials{}, fmt.Errorf("listing the inventory: %w", err)

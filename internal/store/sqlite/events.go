@@ -77,7 +77,7 @@ func claim(ctx context.Context, tx *sql.Tx, events []audit.Event) error {
 	if err != nil {
 		return err
 	}
-	defer insert.Close() //nolint:errcheck // it goes with the transaction
+	defer insert.Close()
 	for i := range events {
 		if _, err := insert.ExecContext(ctx, events[i].ID[:], events[i].At.UnixMicro()); duplicate(err) {
 			return store.ErrDuplicate
@@ -106,12 +106,14 @@ func (s *Store) Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error)
 const eventColumns = `at, id, type, outcome, reason, subject, uid, kind, namespace, name, class, version, slot, prefix, actor, client, user_agent, method,
 	endpoint, request_id, server, took, detail`
 
+var insertEvent = "INSERT INTO events (" + eventColumns + ", batch, ordinal) VALUES (?" + strings.Repeat(", ?", 24) + ")"
+
 func insertEvents(ctx context.Context, tx *sql.Tx, batch int64, events []audit.Event) error {
-	insert, err := tx.PrepareContext(ctx, "INSERT INTO events ("+eventColumns+", batch, ordinal) VALUES (?"+strings.Repeat(", ?", 24)+")")
+	insert, err := tx.PrepareContext(ctx, insertEvent)
 	if err != nil {
 		return err
 	}
-	defer insert.Close() //nolint:errcheck // it goes with the transaction
+	defer insert.Close()
 	for i := range events {
 		e := &events[i]
 		var client []byte
@@ -217,11 +219,11 @@ func (s *Store) Events(ctx context.Context, tenant store.Tenant, f store.EventFi
 	}
 	// A network cannot be compared here: such rows are passed over while reading.
 	var page store.Events
-	rows, err := s.readers.QueryContext(ctx, "SELECT "+eventColumns+" FROM events"+w.text()+fmt.Sprintf(" ORDER BY at %s, id %s", order, order), w.arguments...)
+	rows, err := s.readers.QueryContext(ctx, w.query("SELECT "+eventColumns+" FROM events", fmt.Sprintf("ORDER BY at %s, id %s", order, order)), w.arguments...)
 	if err != nil {
 		return store.Events{}, fmt.Errorf("listing events: %w", err)
 	}
-	defer rows.Close() //nolint:errcheck // Err tells of what went wrong
+	defer rows.Close()
 	for rows.Next() {
 		e, err := scanEvent(rows)
 		if err != nil {

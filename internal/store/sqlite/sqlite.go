@@ -236,6 +236,10 @@ func (w *where) text() string {
 	return " WHERE " + strings.Join(w.conditions, " AND ")
 }
 
+// query is a whole statement. What comes before and after the conditions is ours, as they
+// are; values are arguments.
+func (w *where) query(before, after string) string { return before + w.text() + " " + after }
+
 // tenant narrows to what the tenant sees.
 func (w *where) tenant(t store.Tenant, column string) {
 	switch {
@@ -267,7 +271,7 @@ func collect[T any](rows *sql.Rows, err error, scan func(*sql.Rows) (T, error)) 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // Err tells of what went wrong
+	defer rows.Close()
 	var all []T
 	for rows.Next() {
 		v, err := scan(rows)
