@@ -26,6 +26,7 @@ type addressGuard struct {
 	replicas func() int // nil: this server alone
 	limited  prometheus.Counter
 	lines    *lineLimit
+	audit    *auditor
 	log      *slog.Logger
 }
 
@@ -39,6 +40,7 @@ type guardConfig struct {
 	allowed  []netip.Prefix
 	replicas func() int
 	metrics  *metrics
+	audit    *auditor // nil: nothing is recorded
 	log      *slog.Logger
 }
 
@@ -55,7 +57,7 @@ func newAddressGuard(c guardConfig) *addressGuard {
 	return &addressGuard{
 		blocker: limit.NewBlocker(blocking), work: limit.NewBuckets[netip.Addr](limitedAddresses), every: limit.NewBuckets[netip.Addr](limitedAddresses),
 		rate: limit.Rate{Requests: int64(c.perSecond), Per: time.Second}, allowed: c.allowed, replicas: c.replicas,
-		limited: c.metrics.limited.WithLabelValues("address"), lines: newLineLimit(), log: c.log,
+		limited: c.metrics.limited.WithLabelValues("address"), lines: newLineLimit(), audit: c.audit, log: c.log,
 	}
 }
 
@@ -108,6 +110,7 @@ func (g *addressGuard) failed(e *evaluation) *problem {
 			return nil
 		}
 		if g.lines.allow() {
+			g.audit.addressBlocked(e.suspect, e.verdict.Reason.Code(), e.now.Add(left))
 			g.log.Warn("an address is blocked for its bad credentials", "client", e.suspect.String(), "for", left.String(), "latest", e.verdict.Reason.Code())
 		}
 	}

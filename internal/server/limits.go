@@ -145,8 +145,10 @@ type replicas struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	count atomic.Int64
-	seen  map[string]renewal // by the Lease's name; belongs to the goroutine of Run
+	// present is told when a tenure of our own Lease begins: nothing is counted before.
+	present chan struct{}
+	count   atomic.Int64
+	seen    map[string]renewal // by the Lease's name; belongs to the goroutine of Run
 }
 
 // renewal is the latest one of a Lease.
@@ -158,20 +160,37 @@ type renewal struct {
 // countEvery is how often servers are counted.
 const countEvery = 3 * time.Second
 
+func newReplicas(leases coordinationclient.LeaseInterface, now func() time.Time, log *slog.Logger) *replicas {
+	return &replicas{leases: leases, now: now, log: log, present: make(chan struct{}, 1)}
+}
+
+// joined has the servers counted at once, this one among them.
+func (r *replicas) joined() {
+	select {
+	case r.present <- struct{}{}:
+	default: // it is told already
+	}
+}
+
 // number is at least 1: this server.
 func (r *replicas) number() int { return int(max(r.count.Load(), 1)) }
 
 // Run counts until the context ends.
 func (r *replicas) Run(ctx context.Context) {
-	ticker := time.NewTicker(countEvery)
-	defer ticker.Stop()
+	var tick <-chan time.Time // nil, which never ticks, before the first tenure
 	for {
-		r.refresh(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-r.present:
+			if tick == nil {
+				ticker := time.NewTicker(countEvery)
+				defer ticker.Stop()
+				tick = ticker.C
+			}
+		case <-tick:
 		}
+		r.refresh(ctx)
 	}
 }
 

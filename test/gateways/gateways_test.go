@@ -10,10 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/test/controlplane"
 	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
@@ -188,9 +192,28 @@ func TestGateways(t *testing.T) {
 			t.Run("identity headers of the client never reach the backend", e.spoofedIdentity)
 			t.Run("what is no good credential is answered with 401", e.badCredentials)
 			t.Run("a good credential without the permission is answered with 403", e.withoutPermission)
+			t.Run("a credential over its rate is answered with 429 and Retry-After", func(t *testing.T) { e.overItsRate(t, g.name) })
 			t.Run("no method is a way around", e.methods)
 			t.Run("a path that can be read in two ways does not reach the backend as it is", e.ambiguousPaths)
 		})
+	}
+}
+
+func (e *edge) overItsRate(t *testing.T, name string) {
+	value := e.m.Mint(t, &v1alpha1.ServiceToken{
+		ObjectMeta: metav1.ObjectMeta{Name: "limited-" + name}, Spec: v1alpha1.CredentialSpec{RateLimit: &v1alpha1.RateLimit{Requests: 3, Per: "24h"}},
+	}, "reports:read")
+	for i := range 2 { // one more was taken when it was minted
+		if resp, seen := e.ask(t, http.MethodGet, "/reports/today", bearer(value)); resp.StatusCode != http.StatusOK || seen == nil {
+			t.Errorf("request %d: %s, want 200", i, resp.Status)
+		}
+	}
+	resp, seen := e.ask(t, http.MethodGet, "/reports/today", bearer(value))
+	if resp.StatusCode != http.StatusTooManyRequests || seen != nil {
+		t.Errorf("the third: %s, reaching the backend: %v; want 429", resp.Status, seen != nil)
+	}
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err != nil || seconds <= 0 || seconds > 12*60*60 {
+		t.Errorf("Retry-After is %q", resp.Header.Get("Retry-After"))
 	}
 }
 
