@@ -31,6 +31,8 @@ type stubServer struct {
 	usage   internalapi.UsageResponse
 	asked   int
 	tokens  map[string]bool
+	// ledger answers for the audit log.
+	ledger func(internalapi.TransitionsRequest) (internalapi.TransitionsResponse, bool)
 }
 
 func (c *cluster) serve(name string, accepts bool) *stubServer {
@@ -77,6 +79,10 @@ func (s *stubServer) answer(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(s.usage)
 		return
 	}
+	if r.URL.Path == internalapi.TransitionsPath {
+		s.store(w, r)
+		return
+	}
 	s.asked++
 	var q internalapi.AcceptsRequest
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
@@ -88,6 +94,22 @@ func (s *stubServer) answer(w http.ResponseWriter, r *http.Request) {
 		answer.Accepted[i] = s.accepts
 	}
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// store answers as a server whose database is down, unless the test says otherwise.
+func (s *stubServer) store(w http.ResponseWriter, r *http.Request) {
+	var ask internalapi.TransitionsRequest
+	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if s.ledger != nil {
+		if answer, ok := s.ledger(ask); ok {
+			_ = json.NewEncoder(w).Encode(answer)
+			return
+		}
+	}
+	http.Error(w, "the database is down", http.StatusServiceUnavailable)
 }
 
 func (s *stubServer) set(accepts bool) {

@@ -130,9 +130,10 @@ const skewFreshness = 30 * time.Second
 type ServerClock struct {
 	now func() time.Time
 
-	mu   sync.Mutex
-	skew time.Duration
-	at   time.Time // zero: nothing compared yet
+	mu    sync.Mutex
+	skew  time.Duration
+	worst time.Time // when skew was found
+	at    time.Time // of the latest comparison; zero: nothing compared yet
 }
 
 // NewServerClock compares against now; nil is time.Now.
@@ -146,7 +147,9 @@ func NewServerClock(now func() time.Time) *ServerClock {
 // Skew is by how much this process's clock is ahead of the API server's
 // (negative: behind), and false where they have not been compared lately. It is
 // the least skew that explains what was seen: a slow answer, or a pause of this
-// process, does not look like a wrong clock.
+// process, does not look like a wrong clock. Of what was seen lately it is the
+// worst: where one of several API servers is wrong, nobody is to be told the one
+// thing and the other in turns.
 func (c *ServerClock) Skew() (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -180,9 +183,11 @@ func (c *ServerClock) compare(sent, received time.Time, header string) {
 		skew = most
 	}
 	c.mu.Lock()
-	c.skew, c.at = skew, received
+	if c.at = received; skew.Abs() >= c.skew.Abs() || received.Sub(c.worst).Abs() > skewFreshness {
+		c.skew, c.worst = skew, received
+	}
+	clockSkew.Set(c.skew.Seconds())
 	c.mu.Unlock()
-	clockSkew.Set(skew.Seconds())
 }
 
 var clockSkew = prometheus.NewGauge(prometheus.GaugeOpts{

@@ -122,6 +122,34 @@ func TestServerClock(t *testing.T) {
 	}
 }
 
+// Of several API servers one is wrong: what is told does not change with whoever
+// has answered last.
+func TestServerClockKeepsToTheWorstOfLate(t *testing.T) {
+	begin := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
+	now := begin
+	clock := NewServerClock(func() time.Time { return now })
+	answer := func(skew time.Duration) {
+		clock.compare(now, now, now.Add(-skew).Format(http.TimeFormat))
+	}
+	for _, step := range []struct {
+		after, skew, want time.Duration
+	}{
+		{0, 0, 0},
+		{time.Second, time.Minute, time.Minute - time.Second}, // a second is as exact as Date is
+		{2 * time.Second, 0, time.Minute - time.Second},
+		{29 * time.Second, 0, time.Minute - time.Second},
+		{40 * time.Second, 0, 0},
+		{41 * time.Second, -time.Hour, -time.Hour},
+		{72 * time.Second, 0, 0},
+	} {
+		now = begin.Add(step.after)
+		answer(step.skew)
+		if got, known := clock.Skew(); !known || got != step.want {
+			t.Errorf("after %s: skew %s (%t), want %s", step.after, got, known, step.want)
+		}
+	}
+}
+
 func TestServerClockPassesErrorsOn(t *testing.T) {
 	clock := NewServerClock(nil)
 	down := errors.New("down")

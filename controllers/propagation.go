@@ -57,6 +57,9 @@ type Propagation struct {
 
 	mu        sync.Mutex
 	questions map[types.UID]*question
+	// open are those that some server has not accepted yet: few, where those that
+	// were asked once are as many as there are credentials.
+	open map[types.UID]*question
 }
 
 type question struct {
@@ -78,7 +81,7 @@ func NewPropagation(fleet *Fleet) *Propagation {
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024),
 			v1alpha1.KindAPIKey:       make(chan event.GenericEvent, 1024),
 		},
-		questions: map[types.UID]*question{},
+		questions: map[types.UID]*question{}, open: map[types.UID]*question{},
 	}
 }
 
@@ -101,7 +104,7 @@ func (p *Propagation) Ask(q Question) lifecycle.Propagation {
 	known := p.questions[q.UID]
 	if known == nil || known.Epoch != q.Epoch {
 		known = &question{Question: q, since: p.now()}
-		p.questions[q.UID] = known
+		p.questions[q.UID], p.open[q.UID] = known, known
 	}
 	answer := lifecycle.Propagation{Accepted: known.accepted, Lagging: known.lagging}
 	p.mu.Unlock()
@@ -116,6 +119,7 @@ func (p *Propagation) Forget(uid types.UID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.questions, uid)
+	delete(p.open, uid)
 }
 
 func (p *Propagation) nudge() {
@@ -166,12 +170,12 @@ func (p *Propagation) take() []*question {
 	// New questions go without those that some server has not accepted yet, for
 	// a server holds a batch until it accepts it all.
 	fresh := false
-	for _, q := range p.questions {
+	for _, q := range p.open {
 		fresh = fresh || !q.asked
 	}
 	var batch []*question
-	for _, q := range p.questions {
-		if q.accepted || q.asking {
+	for _, q := range p.open {
+		if q.asking {
 			continue
 		}
 		if fresh && q.asked {
@@ -225,6 +229,9 @@ func (p *Propagation) settle(q *question, i int, answers []serverAnswer, err err
 			propagationSeconds.Observe(p.now().Sub(q.since).Seconds())
 		}
 		q.accepted, q.lagging, q.told = true, nil, false
+		if p.open[q.UID] == q {
+			delete(p.open, q.UID)
+		}
 		return true
 	}
 	if p.now().Sub(q.since) >= lagAfter && !slices.Equal(q.lagging, lagging) {

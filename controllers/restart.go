@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -89,6 +88,9 @@ type waiting struct {
 	key     types.NamespacedName
 	version int64
 	wishes  []lifecycle.RestartWish
+	// follows are the workloads it waits for, and those that it waited for and that
+	// have been seen to run with this version.
+	follows map[lifecycle.WorkloadName]struct{}
 }
 
 // awaited is what this process knows of a workload that credentials wait for.
@@ -100,9 +102,12 @@ type awaited struct {
 	generation int64
 	restarted  time.Time
 	completed  time.Time // a restart whose rollout was seen to end
-	refused    string
-	attempts   int
-	again      time.Time
+	// conflict is the resourceVersion that was not the workload\'s any more when it was
+	// to be restarted.
+	conflict string
+	refused  string
+	attempts int
+	again    time.Time
 }
 
 // NewRestarts makes a Restarts; the caller adds it to the manager.
@@ -247,14 +252,16 @@ func (r *Restarts) workloadChanged(o any) {
 		return
 	}
 	r.mu.Lock()
-	if a := r.workloads[workloadName(w)]; a != nil {
+	a := r.workloads[workloadName(w)]
+	if a != nil {
 		for uid := range a.by {
 			r.changed[uid] = struct{}{}
 		}
 	}
 	r.mu.Unlock()
-	nudge(r.tell)
-	nudge(r.wake)
+	if a != nil {
+		nudge(r.tell)
+	}
 }
 
 // tellAll wakes the reconcilers of the credentials to be looked at again.
@@ -329,7 +336,7 @@ func (r *Restarts) Observe(ctx context.Context, namespace, secret string, spec *
 // process remembers.
 func (r *Restarts) observe(o client.Object) lifecycle.Workload {
 	w := lifecycle.Workload{
-		WorkloadName: workloadName(o), Created: o.GetCreationTimestamp().Time, Restarted: restartedBy(o),
+		WorkloadName: workloadName(o), Created: o.GetCreationTimestamp().Time, Restarted: restartedBy(o, r.cfg.Now()),
 		Recorded: restartedAt(o.GetAnnotations(), annotationRestartedAt), Rollout: rolloutOf(o),
 	}
 	r.mu.Lock()
@@ -358,57 +365,82 @@ func (r *Restarts) observe(o client.Object) lifecycle.Workload {
 func (r *Restarts) Ask(c v1alpha1.Credential, wishes []lifecycle.RestartWish) {
 	uid := c.GetUID()
 	r.mu.Lock()
-	before := r.drop(uid)
+	before := r.waiting[uid]
 	if len(wishes) > 0 || (!r.synced && lifecycle.AwaitsAdoption(c.CredentialSpec(), c.CredentialStatus())) {
-		r.waiting[uid] = &waiting{
-			kind: c.CredentialKind(), key: client.ObjectKeyFromObject(c.(client.Object)),
-			version: c.CredentialStatus().CurrentVersion, wishes: slices.Clone(wishes),
-		}
+		r.wait(c, wishes, before)
+	} else {
+		r.drop(uid)
 	}
-	for _, w := range wishes {
-		a := r.workloads[w.Workload]
+	changed := before == nil && len(wishes) > 0 || before != nil && !slices.Equal(before.wishes, wishes)
+	r.mu.Unlock()
+	if changed {
+		nudge(r.wake)
+	}
+	nudge(r.tell)
+}
+
+// wait has a credential wait for workloads, in place of those it waited for before.
+// A workload that it waited for, and that has been seen to run, is followed on for
+// as long as it waits for others with the same version: what becomes of it later is
+// not taken for a rollout that failed. The caller holds the lock.
+func (r *Restarts) wait(c v1alpha1.Credential, wishes []lifecycle.RestartWish, before *waiting) {
+	uid := c.GetUID()
+	w := &waiting{
+		kind: c.CredentialKind(), key: client.ObjectKeyFromObject(c.(client.Object)),
+		version: c.CredentialStatus().CurrentVersion, wishes: slices.Clone(wishes),
+		follows: make(map[lifecycle.WorkloadName]struct{}, len(wishes)),
+	}
+	r.waiting[uid] = w
+	for _, wish := range wishes {
+		a := r.workloads[wish.Workload]
 		if a == nil {
 			a = &awaited{by: map[types.UID]struct{}{}}
-			r.workloads[w.Workload] = a
+			r.workloads[wish.Workload] = a
 		}
-		a.by[uid] = struct{}{}
-		if !slices.ContainsFunc(before, func(b lifecycle.RestartWish) bool { return b.Workload == w.Workload }) {
+		if _, follows := a.by[uid]; !follows {
+			a.by[uid] = struct{}{}
 			r.changed[uid] = struct{}{} // of what happened to it since it was looked at, nobody was told
 		}
+		w.follows[wish.Workload] = struct{}{}
 	}
-	r.sweep()
-	r.mu.Unlock()
-	nudge(r.wake)
-	nudge(r.tell)
+	if before == nil {
+		return
+	}
+	for name := range before.follows {
+		if before.version == w.version {
+			w.follows[name] = struct{}{}
+		} else if _, follows := w.follows[name]; !follows {
+			r.unfollow(uid, name)
+		}
+	}
 }
 
 // Forget drops what a credential waits for.
 func (r *Restarts) Forget(uid types.UID) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.drop(uid)
-	r.sweep()
+	r.mu.Unlock()
+	nudge(r.wake) // what it waited for counts no longer among the rollouts that go on
 }
 
-// drop takes a credential from those that wait, and gives what it waited for. The
-// caller holds the lock, and sweeps afterwards.
-func (r *Restarts) drop(uid types.UID) []lifecycle.RestartWish {
-	w := r.waiting[uid]
-	if w == nil {
-		return nil
-	}
-	delete(r.waiting, uid)
-	for _, wish := range w.wishes {
-		if a := r.workloads[wish.Workload]; a != nil {
-			delete(a.by, uid)
+// drop takes a credential from those that wait. The caller holds the lock.
+func (r *Restarts) drop(uid types.UID) {
+	if w := r.waiting[uid]; w != nil {
+		delete(r.waiting, uid)
+		for name := range w.follows {
+			r.unfollow(uid, name)
 		}
 	}
-	return w.wishes
 }
 
-// sweep forgets the workloads nobody waits for. The caller holds the lock.
-func (r *Restarts) sweep() {
-	maps.DeleteFunc(r.workloads, func(_ lifecycle.WorkloadName, a *awaited) bool { return len(a.by) == 0 })
+// unfollow forgets a workload that nobody waits for any more. The caller holds the
+// lock.
+func (r *Restarts) unfollow(uid types.UID, name lifecycle.WorkloadName) {
+	if a := r.workloads[name]; a != nil {
+		if delete(a.by, uid); len(a.by) == 0 {
+			delete(r.workloads, name)
+		}
+	}
 }
 
 // round restarts what is to be restarted now, and says how long nothing else is.
@@ -477,9 +509,13 @@ func (r *Restarts) restart(ctx context.Context, order lifecycle.RestartOrder) er
 	if !at.After(order.After) {
 		at = order.After.UTC().Truncate(time.Second).Add(time.Second) // by the clock of another controller
 	}
-	if restartedBy(o).After(order.After) {
+	if restartedBy(o, r.cfg.Now()).After(order.After) {
 		r.workloadChanged(o) // those who wait have not heard of it yet
 		r.postpone(order.Workload, tryAgain)
+		return nil
+	}
+	if r.conflicted(order.Workload, o.GetResourceVersion()) {
+		r.postpone(order.Workload, tryAgain) // the cache is still behind
 		return nil
 	}
 	annotations := map[string]string{annotationRestartedAt: at.Format(time.RFC3339)}
@@ -497,8 +533,9 @@ func (r *Restarts) restart(ctx context.Context, order lifecycle.RestartOrder) er
 	case apierrors.IsNotFound(err):
 		r.workloadGone(order.Workload)
 		return nil
-	case apierrors.IsConflict(err):
-		r.postpone(order.Workload, tryAgain) // the cache is about to hear of what was written
+	case apierrors.IsConflict(err): // the cache is about to hear of what was written
+		r.noteConflict(order.Workload, o.GetResourceVersion())
+		r.postpone(order.Workload, tryAgain)
 		return nil
 	case err != nil:
 		r.refuse(order.Workload, err)
@@ -554,6 +591,24 @@ func (r *Restarts) refuse(name lifecycle.WorkloadName, err error) {
 		r.changed[uid] = struct{}{}
 	}
 	nudge(r.tell)
+}
+
+// noteConflict notes the resourceVersion under which a restart was not made.
+func (r *Restarts) noteConflict(name lifecycle.WorkloadName, resourceVersion string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a := r.workloads[name]; a != nil {
+		a.conflict = resourceVersion
+	}
+}
+
+// conflicted tells whether a restart has not been made under that resourceVersion,
+// and so never will be.
+func (r *Restarts) conflicted(name lifecycle.WorkloadName, resourceVersion string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.workloads[name]
+	return a != nil && a.conflict == resourceVersion
 }
 
 // postpone has a restart chosen again no sooner than after a while.

@@ -261,9 +261,16 @@ func restartedAt(annotations map[string]string, keys ...string) time.Time {
 	return latest.UTC()
 }
 
-// restartedBy is the latest restart the pod template tells of, whoever made it.
-func restartedBy(o client.Object) time.Time {
-	return restartedAt(podTemplate(o).Annotations, annotationRestartedAt, annotationKubectlRestartedAt)
+// restartedBy is the latest restart the pod template tells of, whoever made it. One
+// by others that lies in the future is not believed: it would pass for a restart
+// after every delivery until then.
+func restartedBy(o client.Object, now time.Time) time.Time {
+	annotations := podTemplate(o).Annotations
+	ours, others := restartedAt(annotations, annotationRestartedAt), restartedAt(annotations, annotationKubectlRestartedAt)
+	if others.After(ours) && !others.After(now.Add(maxClockSkew)) {
+		return others
+	}
+	return ours
 }
 
 // rolloutOf tells how far the pods of a workload are those of its template.

@@ -131,7 +131,7 @@ func TestTheCacheKeepsLittleOfAWorkload(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("-want +got:\n%s (%v)", diff, err)
 	}
-	if at := restartedBy(deployment); !at.Equal(time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)) {
+	if at := restartedBy(deployment, time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC)); !at.Equal(time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("restarted at %s, want the later of the two", at)
 	}
 }

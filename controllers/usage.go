@@ -27,6 +27,8 @@ const (
 	usageStale = time.Minute
 	// usageGap is the least time between two rounds.
 	usageGap = 200 * time.Millisecond
+	// goneFor is how long a credential that is gone is remembered as such.
+	goneFor = 10 * time.Minute
 )
 
 // UsageCollector asks the servers what they saw used, so that a superseded
@@ -45,6 +47,10 @@ type UsageCollector struct {
 	processes map[string]*serverProcess
 	since     time.Time // no gap since then
 	through   time.Time // the latest complete round of answers
+	looked    time.Time // the latest look at who is there
+	// gone are credentials that were forgotten lately, and when: servers may tell of
+	// uses that they had counted by then.
+	gone map[types.UID]time.Time
 	// fresh are the credentials to be told of once a round is complete.
 	fresh map[types.UID]bool
 }
@@ -103,7 +109,7 @@ func (v *versionUse) count(process *serverProcess, uses int64) {
 func NewUsageCollector(fleet *Fleet) *UsageCollector {
 	return &UsageCollector{
 		fleet: fleet, used: map[types.UID]map[int64]*versionUse{}, processes: map[string]*serverProcess{}, fresh: map[types.UID]bool{},
-		asked: make(chan struct{}, 1),
+		gone: map[types.UID]time.Time{}, asked: make(chan struct{}, 1),
 		changes: map[v1alpha1.Kind]chan event.GenericEvent{
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024), v1alpha1.KindAPIKey: make(chan event.GenericEvent, 1024),
 		},
@@ -225,10 +231,12 @@ func (u *UsageCollector) meet(servers []server, now time.Time) {
 	for process := range u.processes {
 		gone = gone || there[process] == nil
 	}
-	if gone || u.since.IsZero() {
+	// Where nobody looked for long, one can have come and gone unseen.
+	if gone || u.since.IsZero() || now.Sub(u.looked) > usageStale {
 		u.since = now
 	}
-	u.processes = there
+	u.processes, u.looked = there, now
+	maps.DeleteFunc(u.gone, func(_ types.UID, at time.Time) bool { return now.Sub(at) > goneFor })
 }
 
 func (u *UsageCollector) ask(ctx context.Context, session *session, server server) error {
@@ -255,6 +263,9 @@ func (u *UsageCollector) take(process *serverProcess, answer *internalapi.UsageR
 	defer u.mu.Unlock()
 	process.cursor, process.since = answer.Cursor, answer.Since
 	for _, item := range answer.Items {
+		if _, gone := u.gone[types.UID(item.UID)]; gone {
+			continue
+		}
 		use := u.use(types.UID(item.UID), item.Version)
 		use.count(process, item.Uses)
 		if use.tellAt > 0 && use.total() >= use.tellAt {
@@ -306,4 +317,23 @@ func (u *UsageCollector) Forget(uid types.UID) {
 	defer u.mu.Unlock()
 	delete(u.used, uid)
 	delete(u.fresh, uid)
+	u.gone[uid] = u.fleet.cfg.Now()
+}
+
+// Keep drops what is known of versions that are not in the status of a credential
+// any more: they have ended, and been forgotten. One that is later than those is
+// kept, for a cache can be behind.
+func (u *UsageCollector) Keep(uid types.UID, versions []v1alpha1.CredentialVersion) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.used[uid]) <= len(versions) {
+		return // most of the time
+	}
+	var latest int64
+	for _, v := range versions {
+		latest = max(latest, v.Version)
+	}
+	maps.DeleteFunc(u.used[uid], func(version int64, _ *versionUse) bool {
+		return version < latest && !slices.ContainsFunc(versions, func(v v1alpha1.CredentialVersion) bool { return v.Version == version })
+	})
 }

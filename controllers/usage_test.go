@@ -89,6 +89,56 @@ func TestACredentialIsToldOfOnceItWasUsedAsOftenAsAsked(t *testing.T) {
 	}
 }
 
+// While nobody looked who is there, a server can have come and gone: what it saw is
+// not known.
+func TestTheEvidenceBeginsAnewWhereNobodyLookedForLong(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	now := begin
+	u := NewUsageCollector(NewFleet(FleetConfig{Now: func() time.Time { return now }}))
+	for _, step := range []struct {
+		after time.Duration
+		since time.Duration
+	}{{0, 0}, {usagePoll, 0}, {time.Minute, 0}, {10 * time.Minute, 10 * time.Minute}, {10*time.Minute + usagePoll, 10 * time.Minute}} {
+		now = begin.Add(step.after)
+		u.meet([]server{{process: "a"}}, now)
+		if u.hears("a", 1, now); !u.Of("u").Since.Equal(begin.Add(step.since)) {
+			t.Errorf("after %s: no gap since %s", step.after, u.Of("u").Since.Sub(begin))
+		}
+	}
+}
+
+func TestWhatIsKnownOfUsesDoesNotGrowForEver(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	u := NewUsageCollector(NewFleet(FleetConfig{Now: func() time.Time { return now }}))
+	meet := func() { u.meet([]server{{process: "a"}}, now) }
+	tell := func(version int64) {
+		u.take(u.processes["a"], &internalapi.UsageResponse{Items: []internalapi.UsageItem{{UID: "u", Version: version, Uses: 1, LastUsed: now}}})
+		u.through = now
+	}
+	meet()
+	for version := range int64(100) {
+		tell(version + 1)
+		u.Keep("u", []v1alpha1.CredentialVersion{{Version: version + 1}, {Version: version}})
+	}
+	if usage := u.Of("u"); len(usage.LastUsed) != 2 || usage.LastUsed[100].IsZero() || usage.LastUsed[99].IsZero() {
+		t.Errorf("of the versions there were, these are remembered: %v", usage.LastUsed)
+	}
+	tell(101)
+	u.Keep("u", []v1alpha1.CredentialVersion{{Version: 100}})
+	if usage := u.Of("u"); len(usage.LastUsed) != 2 || usage.LastUsed[101].IsZero() {
+		t.Errorf("of versions that this process has yet to see: %v", usage.LastUsed)
+	}
+	u.Forget("u")
+	tell(100) // a server that has yet to hear that the credential is gone
+	if len(u.used) != 0 || len(u.fresh) != 0 {
+		t.Errorf("of a credential that is gone: %v, %v", u.used, u.fresh)
+	}
+	now = now.Add(goneFor + time.Second)
+	if meet(); len(u.gone) != 0 {
+		t.Errorf("%d that are gone are remembered as such", len(u.gone))
+	}
+}
+
 func TestAVersionThatIsUsedALotIsRotatedSooner(t *testing.T) {
 	c := newCluster(t)
 	s := c.serve("one", true)

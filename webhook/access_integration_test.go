@@ -106,6 +106,7 @@ func TestEditingATrustedIssuerNeedsWhatItAdds(t *testing.T) {
 		"another authority":     {change: func(s *v1alpha1.TrustedIssuerSpec) { s.CABundle = []byte("x") }, says: []string{"keys come from elsewhere"}},
 		"another audience":      {change: func(s *v1alpha1.TrustedIssuerSpec) { s.Audiences = append(s.Audiences, "c") }, says: []string{"spec.audiences has a new audience"}},
 		"another algorithm":     {change: func(s *v1alpha1.TrustedIssuerSpec) { s.Algorithms = []string{"PS256"} }, says: []string{"spec.algorithms has a new"}},
+		"JWTs for others":       {change: func(s *v1alpha1.TrustedIssuerSpec) { s.IssuedAudiences = []string{"https://kubernetes.default.svc"} }, says: []string{"spec.issuedAudiences has a new"}},
 		"a validation less":     {change: func(s *v1alpha1.TrustedIssuerSpec) { s.Validations = nil }, says: []string{"spec.validations checks less"}},
 		"another validation":    {change: func(s *v1alpha1.TrustedIssuerSpec) { s.Validations[0].Expression = "true" }, says: []string{"spec.validations checks less"}},
 		"another mapping":       {change: func(s *v1alpha1.TrustedIssuerSpec) { s.Mapping.Roles = "['deployer']" }, says: []string{"spec.mapping says otherwise"}},

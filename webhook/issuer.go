@@ -95,7 +95,8 @@ func reachesFurther(before, updated *v1alpha1.TrustedIssuerSpec) []string {
 			"the issuer's keys come from elsewhere (spec.jwksURL, spec.jwks, spec.caBundle)",
 		},
 		{widened(before.Audiences, updated.Audiences), "spec.audiences has a new audience"},
-		{otherAlgorithms(before.Algorithms, updated.Algorithms), "spec.algorithms has a new algorithm"},
+		{beyondDefault(before.Algorithms, updated.Algorithms), "spec.algorithms has a new algorithm"},
+		{beyondDefault(before.IssuedAudiences, updated.IssuedAudiences), "spec.issuedAudiences has a new audience"},
 		{widened(expressions(updated), expressions(before)), "spec.validations checks less than before"},
 		{before.Mapping != updated.Mapping, "spec.mapping says otherwise who a holder is"},
 		{longer(before.MaxTTL, updated.MaxTTL), "spec.maxTTL is longer than before"},
@@ -114,9 +115,9 @@ func widened(before, updated []string) bool {
 	return slices.ContainsFunc(updated, func(s string) bool { return !slices.Contains(before, s) })
 }
 
-// otherAlgorithms is careful about the default, which is another package's: to
+// beyondDefault is widened where there is a default, which is another package's: to
 // begin or to stop saying which counts as new.
-func otherAlgorithms(before, updated []string) bool {
+func beyondDefault(before, updated []string) bool {
 	return len(before) == 0 != (len(updated) == 0) || widened(before, updated)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -34,6 +35,9 @@ const (
 	// all.
 	settleRestart = 10 * time.Second
 	settleAtMost  = 2 * time.Minute
+	// holdsPlaceFor is how long a rollout counts among those that go on at once. One
+	// that hangs must not keep those of others from beginning.
+	holdsPlaceFor = 30 * time.Minute
 	// bornAfter is how long after a delivery a workload must have been made for
 	// its first pods to be sure to have read what was delivered: two clocks are
 	// compared.
@@ -139,48 +143,62 @@ type RestartOrder struct {
 //
 // One restart serves every credential that waits, so it gives others that are
 // being rotated a moment to join. since is when this process began to hear of
-// them. At most limit rollouts go on at once, whoever they are for. Those that
-// have waited longest come first.
+// them. At most limit rollouts go on at once, whoever they are for; those that
+// have gone on for long do not count. The namespace comes first that has the
+// fewest, and then what has waited longest.
 func NextRestarts(
 	wishes map[WorkloadName][]RestartWish, since time.Time, limit int, now time.Time,
 ) (begin []RestartOrder, next time.Time) {
-	type candidate struct {
-		RestartOrder
-		first time.Time
-	}
 	var (
 		candidates []candidate
-		slots      = limit
+		going      = map[string]int{} // rollouts, by namespace
+		places     = limit
 	)
 	for workload, all := range wishes {
 		var (
-			c                = candidate{RestartOrder: RestartOrder{Workload: workload}}
-			wanted, underway bool
+			c                       = candidate{RestartOrder: RestartOrder{Workload: workload}}
+			wanted, underway, holds bool
 		)
 		for _, w := range all {
 			if w.rolling(now) {
 				underway = true
-				next = earliest(next, w.Restarted.Add(w.Timeout))
+				until := w.Restarted.Add(min(w.Timeout, holdsPlaceFor))
+				if now.Before(until) {
+					holds = true
+				} else {
+					until = w.Restarted.Add(w.Timeout)
+				}
+				next = earliest(next, until)
 			}
 			wanted = wanted || w.Begin
 			c.first, c.After = earliest(c.first, w.Delivered), later(c.After, w.Delivered)
 		}
 		switch settled := later(settledAt(c.first, c.After), since.Add(settleRestart)); {
+		case holds:
+			going[workload.Namespace]++
+			places--
 		case underway:
-			slots--
 		case wanted && now.Before(settled):
 			next = earliest(next, settled)
 		case wanted:
 			candidates = append(candidates, c)
 		}
 	}
-	slices.SortFunc(candidates, func(a, b candidate) int {
-		return cmp.Or(a.first.Compare(b.first), a.Workload.compare(b.Workload))
-	})
-	for _, c := range candidates[:min(max(slots, 0), len(candidates))] {
+	for ; places > 0 && len(candidates) > 0; places-- {
+		c := slices.MinFunc(candidates, func(a, b candidate) int {
+			return cmp.Or(cmp.Compare(going[a.Workload.Namespace], going[b.Workload.Namespace]), a.first.Compare(b.first), a.Workload.compare(b.Workload))
+		})
+		candidates = slices.DeleteFunc(candidates, func(other candidate) bool { return other.Workload == c.Workload })
+		going[c.Workload.Namespace]++
 		begin = append(begin, c.RestartOrder)
 	}
 	return begin, next
+}
+
+// candidate is a workload that could be restarted now.
+type candidate struct {
+	RestartOrder
+	first time.Time // the first delivery that it waits for
 }
 
 // settledAt is when a restart need not wait for company any more that was first
@@ -217,6 +235,10 @@ func (p *plan) expectAdoption() {
 		return
 	}
 	if p.status.Adopted == nil {
+		if active := p.active(); active != nil { // not the latest that ever was, where it was rolled back to
+			p.status.Adopted = &v1alpha1.Adoption{Version: active.Version}
+			return
+		}
 		for _, v := range p.status.Versions {
 			if v.Activated != nil && (p.status.Adopted == nil || v.Version > p.status.Adopted.Version) {
 				p.status.Adopted = &v1alpha1.Adoption{Version: v.Version}
@@ -245,7 +267,11 @@ func (p *plan) adopt() {
 		return
 	}
 	if !p.Restarts.Known {
-		p.wake(p.now.Add(findWorkloads))
+		soon := findWorkloads
+		if p.Restarts.Problem != "" {
+			soon = lookSoon // it lasts until somebody puts it right
+		}
+		p.wake(p.now.Add(soon))
 		return
 	}
 	p.adoption = p.survey(active)
@@ -426,7 +452,7 @@ func (w *Workload) unwell() int {
 // adoptedCondition says whether the workloads run with the active version. It
 // tells nothing where there is none.
 func (p *plan) adoptedCondition(active *v1alpha1.CredentialVersion) (verdict, bool) {
-	a := p.adoption
+	a, before := p.adoption, meta.FindStatusCondition(p.status.Conditions, v1alpha1.ConditionAdopted)
 	switch {
 	case p.Spec.Restart == nil || p.Spec.External != nil || active == nil:
 		return verdict{}, false
@@ -437,6 +463,10 @@ func (p *plan) adoptedCondition(active *v1alpha1.CredentialVersion) (verdict, bo
 		return verdict{true, v1alpha1.ReasonAdopted, p.adoptedMessage(active)}, true
 	case a == nil && p.Restarts.Problem != "":
 		return verdict{false, v1alpha1.ReasonRestartFailed, p.Restarts.Problem}, true
+	case a == nil && !p.promoted && unfinished(before):
+		// A controller that begins has yet to look: what was found by the one before it
+		// stands, or every credential that waits would be written, and told of, twice.
+		return verdict{false, before.Reason, before.Message}, true
 	case a == nil:
 		return verdict{false, v1alpha1.ReasonRestarting, fmt.Sprintf("version %d has been delivered; what is to be restarted is being looked for", active.Version)}, true
 	case len(a.failed)+len(a.refused) > 0:
@@ -453,6 +483,11 @@ func (p *plan) adoptedCondition(active *v1alpha1.CredentialVersion) (verdict, bo
 		}
 		return verdict{false, v1alpha1.ReasonRestarting, strings.Join(parts, "; ")}, true
 	}
+}
+
+// unfinished tells whether a condition says that workloads are to be restarted.
+func unfinished(adopted *metav1.Condition) bool {
+	return adopted != nil && adopted.Status == metav1.ConditionFalse && adopted.Reason != v1alpha1.ReasonRestartDisabled
 }
 
 // windowMessage says what waits for a window, and warns of one that comes too
@@ -541,6 +576,9 @@ func validateRestart(at *field.Path, r *v1alpha1.Restart) field.ErrorList {
 		return nil
 	}
 	errs := validateSelector(at.Child("selector"), r.Selector)
+	if len(r.Workloads) == 0 && r.Selector == nil && !r.Consumers { // the schema takes an empty list for a list
+		errs = append(errs, field.Required(at, "chooses nothing: name workloads, give a selector, or say consumers: true"))
+	}
 	_, windows := parseWindows(at.Child("windows"), r.Windows)
 	errs = append(errs, windows...)
 	return append(errs, validateLength(at.Child("timeout"), r.Timeout, false, time.Minute)...)

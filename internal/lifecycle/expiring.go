@@ -12,7 +12,11 @@ import (
 
 // Warnings of an end that nothing will put off: Low, Medium, High, Critical.
 
-const aDay = 24 * time.Hour
+const (
+	aDay = 24 * time.Hour
+	// heldUpFor is how long a delivery may be held up before it counts as not coming.
+	heldUpFor = 10 * time.Minute
+)
 
 // alert is a warning: so long before the end, under this reason.
 type alert struct {
@@ -79,13 +83,22 @@ func (p *plan) alert(active *v1alpha1.CredentialVersion) (*alert, time.Time) {
 // renewed tells whether a new version will come before the end.
 func (p *plan) renewed(active *v1alpha1.CredentialVersion, end time.Time) bool {
 	switch {
-	case p.renewable(active).IsZero() || p.blocked != nil || p.Secret.Problem != "":
+	case p.renewable(active).IsZero() || p.blocked != nil:
 		return false
 	case p.mint != nil || p.pending() != nil:
-		return len(p.Propagation.Lagging) == 0 // on its way
+		return !p.heldUp() // on its way
+	case p.Secret.Problem != "":
+		return false
 	}
 	next, err := time.Parse(time.RFC3339, p.status.NextRotation)
 	return err == nil && next.Before(end) && !p.crowded
+}
+
+// heldUp tells whether a new version has been waiting for its delivery for so long
+// that somebody should look: servers that restart hold one up for a moment.
+func (p *plan) heldUp() bool {
+	pending := p.pending()
+	return pending != nil && (len(p.Propagation.Lagging) > 0 || p.Secret.Problem != "") && p.due(pending.Created.Add(heldUpFor))
 }
 
 // remedy says what would renew it.

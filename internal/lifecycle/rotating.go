@@ -40,6 +40,10 @@ func (p *plan) examine() {
 			p.block(reason, errs.ToAggregate().Error())
 		}
 	}
+	if size := p.sealedSize(&p.settings); p.blocked == nil && size > maxGranted {
+		p.block(v1alpha1.ReasonInvalidSpec, fmt.Sprintf("labels, permissions, roles, attributes, networks and audiences have %d kB, "+
+			"more than the %d kB that can be sealed: use fewer", size>>10, maxGranted>>10))
+	}
 	p.refused = p.blocked != nil
 	if p.blocked == nil && p.flooded {
 		p.block(v1alpha1.ReasonTooManyRevocations, fmt.Sprintf(
@@ -283,7 +287,7 @@ func (p *plan) nextRotation(active *v1alpha1.CredentialVersion) (time.Time, stri
 		consider(since.Add(every-jitter(p.UID, active.Version, every)), "Age")
 		// Before it expires, unless the credential itself ends by then.
 		if end := p.renewable(active); !end.IsZero() {
-			consider(since.Add(end.Sub(since)*2/3), "Expiring")
+			consider(since.Add(end.Sub(since)/3*2), "Expiring") // divided first: a life of centuries overflows
 		}
 	}
 	if every := p.settings.HighUsage.Every; p.highlyUsed(active) {

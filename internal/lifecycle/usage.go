@@ -16,6 +16,9 @@ const (
 	// startedAfter is by how much later than the numbers in status a process must
 	// have begun to count for its count not to be in them: clocks differ.
 	startedAfter = time.Minute
+	// usageTurns is the time at the beginning of a day over which the first uses of the
+	// day are shown.
+	usageTurns = time.Hour
 	// usageSoon is when to look again for numbers that were asked for.
 	usageSoon = time.Second
 
@@ -89,18 +92,30 @@ func (p *plan) reportUsage() {
 		return
 	}
 	write := answered
-	for _, at := range p.Usage.LastUsed {
-		if day := at.UTC().Format(time.DateOnly); day > p.status.LastUsed {
-			p.status.LastUsed, write = day, true
-		}
-	}
 	for i := range p.status.Versions {
 		v := &p.status.Versions[i]
 		write = write || (v.State.Live() && p.highlyUsed(v) && v.Uses < p.settings.HighUsage.Threshold)
 	}
+	var latest time.Time
+	for _, at := range p.Usage.LastUsed {
+		latest = later(latest, at.UTC())
+	}
+	if day := latest.Format(time.DateOnly); !latest.IsZero() && day > p.status.LastUsed && (write || p.turn(latest)) {
+		p.status.LastUsed, write = day, true
+	}
 	if write {
 		p.writeUsage(asked, answered)
 	}
+}
+
+// turn tells whether the day of a use is to be shown by now. What is used day after
+// day has its turn in the first hour: all of it would be written at midnight.
+func (p *plan) turn(used time.Time) bool {
+	day := used.Truncate(aDay)
+	if p.status.LastUsed != day.Add(-aDay).Format(time.DateOnly) {
+		return true
+	}
+	return p.due(day.Add(jitter(p.UID, 0, 20*usageTurns)))
 }
 
 // answers tells whether what the servers told is later than the request. One of a
