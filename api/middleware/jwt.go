@@ -119,13 +119,19 @@ type fetchedKeys struct {
 func newKeySet(c Config) *keySet { return &keySet{config: c} }
 
 // find gives the key of this id, after fetching the keys where it is not known or they
-// are old. Keys that are merely old go on serving while that fails.
+// are old. Keys that are merely old go on serving while that fails, or lasts.
 func (s *keySet) find(ctx context.Context, id string) (jose.JSONWebKey, error) {
 	now := s.config.Now()
 	known := s.known.Load()
 	key, ok := known.find(id)
 	if ok && now.Sub(known.at) < refreshAfter {
 		return key, nil
+	}
+	serves := ok && now.Sub(known.at) < keepFor
+	if !serves {
+		s.mu.Lock()
+	} else if !s.mu.TryLock() {
+		return key, nil // somebody fetches them
 	}
 	fetched, err := s.refresh(ctx, now)
 	if err == nil {
@@ -135,7 +141,7 @@ func (s *keySet) find(ctx context.Context, id string) (jose.JSONWebKey, error) {
 		}
 		return key, nil
 	}
-	if ok && now.Sub(known.at) < keepFor {
+	if serves {
 		return key, nil
 	}
 	return jose.JSONWebKey{}, ErrUnavailable
@@ -151,9 +157,9 @@ func (k *fetchedKeys) find(id string) (jose.JSONWebKey, bool) {
 
 var errTooSoon = errors.New("the keys were fetched a moment ago without success")
 
-// refresh fetches the keys, unless somebody did a moment ago: then theirs are it.
+// refresh fetches the keys, unless somebody did a moment ago: then theirs are it. The
+// caller holds mu, which is given up here.
 func (s *keySet) refresh(ctx context.Context, now time.Time) (*fetchedKeys, error) {
-	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known := s.known.Load(); !s.tried.IsZero() && now.Sub(s.tried) < fetchEvery {
 		if known != nil && !known.at.Before(s.tried) {

@@ -297,6 +297,53 @@ func TestKeysGoOnServingForAnHourWhileTheServerIsDown(t *testing.T) {
 	}
 }
 
+func TestAServerThatHangsHoldsUpNobodyWhoseKeyIsKnown(t *testing.T) {
+	m := newMint(t)
+	release, hanging := make(chan struct{}), make(chan struct{}, 1)
+	client := *m.http.Client()
+	transport := client.Transport
+	var hang atomic.Bool
+	client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		if hang.Load() {
+			hanging <- struct{}{}
+			<-release
+		}
+		return transport.RoundTrip(r)
+	})
+	g := m.guard(func(c *middleware.Config) { c.HTTPClient = &client })
+	token := m.sign("ec", with(m.claims(), "exp", m.clock().Add(time.Hour).Unix()), nil)
+	check := func() error {
+		_, err := g.Check(context.Background(), middleware.Call{Credential: token})
+		return err
+	}
+	if err := check(); err != nil {
+		t.Fatal(err)
+	}
+	hang.Store(true)
+	m.advance(6 * time.Minute)
+	first := make(chan error, 1)
+	go func() { first <- check() }()
+	<-hanging
+	others := make(chan error, 1)
+	go func() { others <- check() }()
+	select {
+	case err := <-others:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("everybody waits for the one who fetches the keys")
+	}
+	close(release)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestKeysAreAskedAboutAndTheAnswerIsUsedForSeconds(t *testing.T) {
 	m := newMint(t)
 	g := m.guard()

@@ -15,6 +15,8 @@ import (
 // one it presents itself.
 const PermissionCheck = "mintmark:check"
 
+var checkNeed = &need{permissions: []string{PermissionCheck}}
+
 // checkRequest is the body of POST /api/v1/auth/check: what the credential is to be used
 // for. Resource and request have the names that policies know them by.
 type checkRequest struct {
@@ -98,8 +100,11 @@ func (p *public) check(x *exchange) *problem {
 		return problem
 	}
 	if ask.Token != "" {
+		x.need = checkNeed
+		if problem := p.checkAudience(&x.evaluation); problem != nil {
+			return problem
+		}
 		if !x.allows(PermissionCheck) {
-			x.need = &need{permissions: []string{PermissionCheck}}
 			return x.refuse(codePermission, "lacks "+PermissionCheck, problemMayNotCheck)
 		}
 		x.evaluation = evaluation{

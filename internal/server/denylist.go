@@ -2,10 +2,13 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,18 +22,25 @@ import (
 // RevokedTokensConfigMap is the name of the ConfigMap, in the installation's namespace,
 // with the JWTs that were revoked before their time. An entry's name is the id of the
 // first token of a chain of renewals, its value when the last of them can have ended, in
-// seconds since 1970. Whoever installs Mintmark makes it, empty; the servers fill it.
+// seconds since 1970, and a hash of whose they are. Whoever installs Mintmark makes it, empty; the servers fill it.
 const RevokedTokensConfigMap = "mintmark-revoked-tokens"
 
 // maxDenied bounds the entries, so that the object stays well below what the API server
 // takes.
 const maxDenied = 10_000
 
+// maxDeniedOf bounds those of one tenant, a namespace or a TrustedIssuer: who revokes all
+// their own tokens must leave room for the others'.
+const maxDeniedOf = maxDenied / 10
+
 // denyTimeout bounds how long writing an entry may take, other replicas being in the way.
 const denyTimeout = 5 * time.Second
 
 var errDenyListFull = fmt.Errorf("the ConfigMap %s holds %d revoked tokens that are still alive, and takes no more: "+
 	"revoke the versions of the credentials instead", RevokedTokensConfigMap, maxDenied)
+
+var errDenyListShare = fmt.Errorf("the ConfigMap %s holds %d revoked tokens of this tenant that are still alive, and takes no more of its: "+
+	"revoke the versions of its credentials instead", RevokedTokensConfigMap, maxDeniedOf)
 
 // denyList is what this server knows of the ConfigMap. What it has once read stays until
 // it is over, whatever becomes of the object.
@@ -61,7 +71,7 @@ func (d *denyList) add(entries map[string]string) {
 	for id, text := range entries {
 		// What cannot be read was not written here, and cannot be told from a token that
 		// ends late.
-		until, err := strconv.ParseInt(text, 10, 64)
+		until, _, err := parseDenied(text)
 		if err != nil {
 			until = d.now().Add(time.Hour).Unix()
 		}
@@ -72,6 +82,37 @@ func (d *denyList) add(entries map[string]string) {
 }
 
 func over(until int64, now time.Time) bool { return until <= now.Unix() }
+
+// parseDenied reads the value of an entry: when it is over, and whose it is.
+func parseDenied(text string) (until int64, owner string, err error) {
+	first, owner, _ := strings.Cut(text, " ")
+	until, err = strconv.ParseInt(first, 10, 64)
+	return until, owner, err
+}
+
+// enterDenied adds an entry to the data of the ConfigMap, and takes out those that are over.
+func enterDenied(data map[string]string, id, tenant string, until, now time.Time) error {
+	sum := sha256.Sum256([]byte(tenant))
+	mine, held := base64.RawURLEncoding.EncodeToString(sum[:8]), 0
+	for other, text := range data {
+		switch ends, owner, err := parseDenied(text); {
+		case err == nil && over(ends, now):
+			delete(data, other)
+		case owner == mine:
+			held++
+		}
+	}
+	if _, there := data[id]; !there {
+		switch {
+		case held >= maxDeniedOf:
+			return errDenyListShare
+		case len(data) >= maxDenied:
+			return errDenyListFull
+		}
+	}
+	data[id] = strconv.FormatInt(until.Unix(), 10) + " " + mine
+	return nil
+}
 
 // The list is fed by the watch on the ConfigMap.
 
@@ -90,7 +131,8 @@ func (d *denyList) Delete(runtime.Object) {}
 // revoker puts an end to single JWTs, on every server. It returns once that is certain to
 // happen; an error means that it may not have.
 type revoker interface {
-	revoke(ctx context.Context, id string, until time.Time) error
+	// revoke ends a chain of tokens of this tenant, the last of which can end so late.
+	revoke(ctx context.Context, id, tenant string, until time.Time) error
 }
 
 // sharedDenyList revokes by writing into the ConfigMap, from which every replica reads.
@@ -101,13 +143,13 @@ type sharedDenyList struct {
 	writing   sync.Mutex // one at a time, or this server's requests would be in each other's way
 }
 
-func (s *sharedDenyList) revoke(ctx context.Context, id string, until time.Time) error {
+func (s *sharedDenyList) revoke(ctx context.Context, id, tenant string, until time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, denyTimeout)
 	defer cancel()
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for {
-		err := s.write(ctx, id, until)
+		err := s.write(ctx, id, tenant, until)
 		if !apierrors.IsConflict(err) {
 			return err
 		}
@@ -117,23 +159,17 @@ func (s *sharedDenyList) revoke(ctx context.Context, id string, until time.Time)
 	}
 }
 
-func (s *sharedDenyList) write(ctx context.Context, id string, until time.Time) error {
+func (s *sharedDenyList) write(ctx context.Context, id, tenant string, until time.Time) error {
 	list := new(corev1.ConfigMap)
 	if err := s.core.Get().Namespace(s.namespace).Resource("configmaps").Name(RevokedTokensConfigMap).Do(ctx).Into(list); err != nil {
 		return fmt.Errorf("reading ConfigMap %s/%s: %w", s.namespace, RevokedTokensConfigMap, err)
 	}
-	now := s.now()
-	maps.DeleteFunc(list.Data, func(_, text string) bool {
-		until, err := strconv.ParseInt(text, 10, 64)
-		return err == nil && over(until, now)
-	})
 	if list.Data == nil {
 		list.Data = map[string]string{}
 	}
-	if _, there := list.Data[id]; !there && len(list.Data) >= maxDenied {
-		return errDenyListFull
+	if err := enterDenied(list.Data, id, tenant, until, s.now()); err != nil {
+		return err
 	}
-	list.Data[id] = strconv.FormatInt(until.Unix(), 10)
 	// Under the resourceVersion it was read at.
 	err := s.core.Put().Namespace(s.namespace).Resource("configmaps").Name(RevokedTokensConfigMap).Body(list).Do(ctx).Into(new(corev1.ConfigMap))
 	if err != nil {

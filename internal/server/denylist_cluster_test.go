@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,25 +75,37 @@ func TestARevokedJWTIsRefusedOnEveryServerAndByThoseThatComeLater(t *testing.T) 
 		t.Error("a server that has just become ready does not know of it")
 	}
 
-	// Both write at once: nothing is lost.
+	// Both write at once: nothing is lost. I5 is about how long it takes after the answer;
+	// of one out of twelve a machine with other work says nothing, of most of them it does.
 	var wait sync.WaitGroup
-	tokens := make([]string, 12)
+	tokens, took := make([]string, 12), make([]time.Duration, 12)
 	for n := range tokens {
 		tokens[n] = one.jwt(s)
+	}
+	for n, token := range tokens {
 		wait.Go(func() {
-			if got := []*running{one, two}[n%2].post("/oauth2/revoke", url.Values{"token": {tokens[n]}}, s.token.Reveal()); got.status != 200 {
+			if got := []*running{one, two}[n%2].post("/oauth2/revoke", url.Values{"token": {token}}, s.token.Reveal()); got.status != 200 {
 				t.Errorf("%d %s", got.status, got.body)
+				return
 			}
+			answered, tick := time.Now(), time.NewTicker(2*time.Millisecond)
+			defer tick.Stop()
+			for one.profile(token) != 401 || two.profile(token) != 401 || three.profile(token) != 401 {
+				if took[n] = time.Since(answered); took[n] > 30*time.Second {
+					t.Error("not every server refuses it")
+					return
+				}
+				<-tick.C
+			}
+			took[n] = time.Since(answered)
 		})
 	}
 	wait.Wait()
-	began := time.Now()
-	for _, token := range tokens {
-		eventually(t, 30*time.Second, "every server refuses it", func() bool {
-			return one.profile(token) == 401 && two.profile(token) == 401 && three.profile(token) == 401
-		})
+	slices.Sort(took)
+	t.Logf("refused by every server after %s, %s at most", took[len(took)/2], took[len(took)-1])
+	if took[len(took)/2] > soon {
+		t.Errorf("every server refuses them after %v, want most of them within %s", took, soon)
 	}
-	t.Logf("refused by every server after %s", time.Since(began).Round(time.Millisecond))
 
 	list := &corev1.ConfigMap{}
 	key := client.ObjectKey{Namespace: in.namespace, Name: RevokedTokensConfigMap}

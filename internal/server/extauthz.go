@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+
+	"github.com/mintmark-dev/mintmark/internal/audit"
 )
 
 // extAuthz is Envoy's external authorization API (envoy.service.auth.v3). Every call is
@@ -27,7 +29,9 @@ type extAuthz struct {
 }
 
 func newExtAuthz(p *public) *extAuthz {
-	return &extAuthz{public: p, route: &route{name: "ext-authz", forGateways: true, observers: p.metrics.route("ext-authz")}}
+	return &extAuthz{public: p, route: &route{
+		name: "ext-authz", path: "ext-authz", event: audit.TypeAuthentication, forGateways: true, observers: p.metrics.route("ext-authz"),
+	}}
 }
 
 // extAuthzService is what gRPC knows of the service. Its messages are read and written
@@ -64,6 +68,9 @@ func (a *extAuthz) check(ctx context.Context, ask *envoyCheck) (answer *envoyAns
 	v.peer = peerOf(ctx)
 	v.trusted = len(a.proxies) > 0 && a.proxies.trust(v.peer)
 	headers := a.readHeaders(ask.headers)
+	if !v.trusted || !a.foreign.direct() {
+		headers.carried.assertions = nil
+	}
 	v.carried, v.client = headers.carried, a.extAuthzClient(v, ask.source, headers.forwardedFor)
 	v.suspect = a.heldTo(v)
 	if v.trusted {
@@ -277,7 +284,7 @@ var stripped = [...]string{"authorization", "x-api-key"}
 func (a *extAuthz) allowed(v *visit, headers extAuthzHeaders) *envoyAnswer {
 	who, may := v.caller(), v.may()
 	answer := &envoyAnswer{code: codes.OK, remove: append(headers.remove, stripped[:]...), metadata: &v.evaluation, id: v.id, respond: v.quotaPairs()}
-	for i, value := range [...]string{who.Subject, "", may.roles, may.permissions} {
+	for i, value := range [...]string{who.Subject, may.email, may.roles, may.permissions} {
 		if value == "" {
 			answer.remove = append(answer.remove, a.identity.lower[i])
 			continue

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // forwardAuth answers a gateway: 200 lets the request through, with who it is from in
@@ -12,7 +13,8 @@ import (
 //
 // What the route needs stands in the query, which the gateway's configuration writes:
 // permission=, all of which the credential must hold, audience=, one of which it must be
-// for, and resource.NAME=, what policies are told of the resource. With require=header
+// for, and resource.NAME=, what policies are told of the resource. limited=403 is for
+// gateways that take a 429 for a failure of ours. With require=header
 // more of it stands in the header X-Mintmark-Require, for gateways that cannot write a
 // query for each route; only a trusted peer may send it.
 //
@@ -84,7 +86,8 @@ func single(h http.Header, names ...string) (value string) {
 	return value
 }
 
-// pathOf is the path of a canonical request target.
+// pathOf is the path of a canonical request target, decoded: a policy that names /a:b means
+// /a%3Ab as well, and what is canonical decodes to one path only.
 func pathOf(target string) string {
 	if _, rest, absolute := strings.Cut(target, "://"); absolute && target[0] != '/' {
 		slash := strings.IndexByte(rest, '/')
@@ -94,6 +97,9 @@ func pathOf(target string) string {
 		target = rest[slash:]
 	}
 	path, _, _ := strings.Cut(target, "?")
+	if decoded, err := url.PathUnescape(path); err == nil {
+		return decoded
+	}
 	return path
 }
 
@@ -123,23 +129,29 @@ func canonicalOriginal(h http.Header) bool {
 
 // canonicalTarget tells whether a request target's path can be read in one way only: no
 // dot segments, empty segments or path parameters, no backslashes, no encoded characters
-// that would change its structure once decoded, encoded once only, and nothing encoded
-// that need not be (RFC 3986, section 6.2.2.2): a gateway that compares /%61dmin with
+// that would change its structure once decoded, nothing that is no UTF-8 (%c0%af is a slash
+// to some), encoded once only, and nothing encoded that need not be (RFC 3986, section 6.2.2.2): a gateway that compares /%61dmin with
 // /admin may find them different where a backend does not.
 func canonicalTarget(target string) bool {
 	if scheme, rest, absolute := strings.Cut(target, "://"); absolute && !strings.ContainsAny(scheme, "/?#") {
-		slash := strings.IndexByte(rest, '/')
+		// With a query and no path there is nothing for a slash in the query to begin.
+		slash := strings.IndexAny(rest, "/?")
 		if slash < 0 {
-			return !strings.ContainsAny(rest, "\\%#")
+			slash = len(rest)
 		}
-		target = rest[slash:]
+		if strings.ContainsAny(rest[:slash], "\\%#") || strings.HasPrefix(rest[slash:], "?") {
+			return false
+		}
+		if target = rest[slash:]; target == "" {
+			return true
+		}
 	}
 	p, _, _ := strings.Cut(target, "?")
 	if p == "" || p[0] != '/' || strings.ContainsAny(p, "\\#") {
 		return false
 	}
 	decoded, err := url.PathUnescape(p)
-	if err != nil || strings.ContainsAny(decoded, "\\#?%;\x00") || strings.Count(decoded, "/") != strings.Count(p, "/") {
+	if err != nil || !utf8.ValidString(decoded) || strings.ContainsAny(decoded, "\\#?%;\x00") || strings.Count(decoded, "/") != strings.Count(p, "/") {
 		return false
 	}
 	for i := range len(decoded) {

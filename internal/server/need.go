@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mintmark-dev/mintmark/api/permission"
+	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/authz/policy"
 )
 
@@ -236,6 +238,11 @@ func isPermission(s string) bool {
 		}
 	}
 	return true
+}
+
+// isPattern: a permission, or a wildcard over permissions.
+func isPattern(s string) bool {
+	return s == authz.Everything || len(s) <= 128 && isPermission(strings.TrimSuffix(s, permission.Wildcard))
 }
 
 // isAttribute: a key of attributes, [A-Za-z0-9_.-] and at most 63 of them.

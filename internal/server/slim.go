@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/server/listwatch"
@@ -89,7 +89,7 @@ func decodeList(text []byte, make func() v1alpha1.Credential) (*slimList, error)
 	err := eachField(text, func(key, value []byte) error {
 		switch string(key) {
 		case "metadata":
-			return json.Unmarshal(value, &list.ListMeta)
+			return kjson.UnmarshalCaseSensitivePreserveInts(value, &list.ListMeta)
 		case "items":
 			return eachElement(value, func(element []byte) error {
 				o := make()
@@ -132,7 +132,7 @@ func (l *eventLines) Decode() (watch.EventType, runtime.Object, error) {
 	}
 	if kind == watch.Error {
 		status := new(metav1.Status)
-		return kind, status, json.Unmarshal(object, status)
+		return kind, status, kjson.UnmarshalCaseSensitivePreserveInts(object, status)
 	}
 	c := l.make()
 	return kind, c, decodeCredential(object, c)
@@ -193,7 +193,7 @@ func decodeCredential(text []byte, into v1alpha1.Credential) error {
 		case "metadata":
 			return decodeMeta(value, into)
 		case "spec":
-			return json.Unmarshal(value, into.CredentialSpec())
+			return kjson.UnmarshalCaseSensitivePreserveInts(value, into.CredentialSpec())
 		case "status":
 			return decodeStatus(value, into.CredentialStatus())
 		}
@@ -216,17 +216,17 @@ func decodeMeta(text []byte, into metav1.Object) error {
 			return decodeString(value, into.SetResourceVersion)
 		case "creationTimestamp":
 			var t metav1.Time
-			err := json.Unmarshal(value, &t)
+			err := kjson.UnmarshalCaseSensitivePreserveInts(value, &t)
 			into.SetCreationTimestamp(t)
 			return err
 		case "deletionTimestamp":
 			var t *metav1.Time
-			err := json.Unmarshal(value, &t)
+			err := kjson.UnmarshalCaseSensitivePreserveInts(value, &t)
 			into.SetDeletionTimestamp(t)
 			return err
 		case "labels":
 			var labels map[string]string
-			err := json.Unmarshal(value, &labels)
+			err := kjson.UnmarshalCaseSensitivePreserveInts(value, &labels)
 			into.SetLabels(labels)
 			return err
 		case "annotations":
@@ -249,7 +249,7 @@ func decodeStatus(text []byte, into *v1alpha1.CredentialStatus) error {
 	return eachField(text, func(key, value []byte) error {
 		switch string(key) {
 		case "record":
-			return json.Unmarshal(value, &into.Record)
+			return kjson.UnmarshalCaseSensitivePreserveInts(value, &into.Record)
 		case "seal":
 			return decodeString(value, func(seal string) { into.Seal = seal })
 		}
@@ -264,7 +264,7 @@ func decodeString(value []byte, set func(string)) error {
 		return nil
 	}
 	var s string
-	if err := json.Unmarshal(value, &s); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(value, &s); err != nil {
 		return err
 	}
 	set(s)

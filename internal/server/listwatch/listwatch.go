@@ -327,15 +327,25 @@ func refusesStreams(err error) bool {
 	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsNotAcceptable(err)
 }
 
+// streamIdle is how long a streaming list may say nothing. The API server takes up to
+// three seconds before it begins; one that goes on saying nothing has opened an ordinary
+// watch, which would end in minutes.
+const streamIdle = 10 * time.Second
+
 // tellInitial tells what a streaming list begins with, up to the bookmark that ends it,
 // whose resourceVersion it gives. Changes may be among it; each object's are in order.
 func (l *Loop) tellInitial(ctx context.Context, w watch.Interface) (rv string, err error) {
 	l.inTouch()
 	l.config.Sink.BeginList()
-	for {
+	idle := time.NewTimer(streamIdle)
+	defer idle.Stop()
+	for ; ; idle.Reset(streamIdle) {
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()
+		case <-idle.C:
+			l.paged = true
+			return "", fmt.Errorf("the streaming list has said nothing for %s: listing in pages from now on", streamIdle)
 		case e, open := <-w.ResultChan():
 			switch {
 			case !open:

@@ -41,6 +41,7 @@ type apiServer struct {
 	streams    bool
 	breakAfter int
 	breakWith  error
+	stalls     bool // it does not break off, but says no more
 	streamed   int
 	// onPage is called before a page after the first is given.
 	onPage func()
@@ -174,6 +175,9 @@ func (a *apiServer) stream(o metav1.ListOptions) (watch.Interface, error) {
 	for i, name := range slices.Sorted(maps.Keys(a.objects)) {
 		if a.breakAfter > 0 && i == a.breakAfter {
 			a.breakAfter = 0
+			if a.stalls {
+				return w, nil
+			}
 			if a.breakWith != nil {
 				status := a.breakWith.(apierrors.APIStatus).Status()
 				w.Error(&status)
@@ -190,6 +194,29 @@ func (a *apiServer) stream(o metav1.ListOptions) (watch.Interface, error) {
 	w.Action(watch.Bookmark, bookmark)
 	a.watches[w] = struct{}{}
 	return w, nil
+}
+
+// An API server that knows nothing of streaming lists and opens a watch all the same
+// must not keep a server from starting for as long as that watch lasts.
+func TestAStreamingListThatSaysNoMoreIsGivenUp(t *testing.T) {
+	a := newAPIServer()
+	a.streams, a.stalls, a.breakAfter = true, true, 3
+	for i := range 7 {
+		a.put(fmt.Sprint("object-", i))
+	}
+	follow(t, a, nil, func(loop *listwatch.Loop, m *mirror, _ <-chan error) {
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		select {
+		case <-loop.Synced():
+		default:
+			t.Fatal("not synced")
+		}
+		same(t, a, m)
+		a.put("object-7")
+		synctest.Wait()
+		same(t, a, m)
+	})
 }
 
 // mirror is a Sink that keeps what it is told.
