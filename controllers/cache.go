@@ -64,6 +64,10 @@ func shrinkStatus(s *v1alpha1.CredentialStatus) {
 		v := &s.Versions[i]
 		v.State, v.Pepper, v.Reason, v.Actor = share(v.State), share(v.Pepper), share(v.Reason), share(v.Actor)
 	}
+	for i := range s.Transitions {
+		t := &s.Transitions[i]
+		t.Type, t.Reason, t.Actor = share(t.Type), share(t.Reason), share(t.Actor)
+	}
 	s.LastUsed = share(s.LastUsed)
 	// Decoding leaves room behind what it has decoded.
 	s.Conditions, s.Versions, s.Record = slices.Clone(s.Conditions), slices.Clone(s.Versions), bytes.Clone(s.Record)

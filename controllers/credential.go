@@ -219,6 +219,8 @@ type credentials struct {
 	live     client.Reader // reads come from the API server
 	recorder eventRecorder
 	memory   *memory
+	// selectors of the Revocations.
+	selectors selectors
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -227,6 +229,9 @@ func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (rec
 	switch {
 	case abandoned(err):
 		return reconcile.Result{RequeueAfter: catchUp}, nil
+	case errors.Is(err, errPeppersNotRead):
+		// Nothing has gone wrong: this controller has begun to lead a moment ago.
+		return reconcile.Result{RequeueAfter: tryAgain}, nil
 	case err != nil || s == nil:
 		return reconcile.Result{}, err
 	}
@@ -307,6 +312,7 @@ func (r *credentials) follow(s *scope, d *lifecycle.Decision) {
 	if d.AskUsage {
 		r.cfg.Usage.Ask()
 	}
+	r.cfg.Usage.Keep(s.credential.GetUID(), d.Status.Versions)
 	if d.Mark.Left > 0 {
 		at := d.Mark.Left
 		if s.observed.Usage != nil {

@@ -28,17 +28,18 @@ import (
 
 // cluster is a namespace of the real API server, a class, and a person's client.
 type cluster struct {
-	t         testing.TB
-	config    *rest.Config
-	client    client.Client
-	scheme    *runtime.Scheme
-	namespace string
-	class     string
-	peppers   *PepperHolder
-	now       func() time.Time
-	skew      func() (time.Duration, bool)
-	usage     *UsageCollector
-	restarts  *RestartConfig // nil: restarts are off
+	t           testing.TB
+	config      *rest.Config
+	client      client.Client
+	scheme      *runtime.Scheme
+	namespace   string
+	class       string
+	peppers     *PepperHolder
+	now         func() time.Time
+	skew        func() (time.Duration, bool)
+	transitions *Transitions
+	usage       *UsageCollector
+	restarts    *RestartConfig // nil: restarts are off
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -167,7 +168,12 @@ func (c *cluster) start(w *writes, propagation *Propagation) *process {
 			c.t.Fatal(err)
 		}
 	}
-	if err := SetupCredentials(mgr, CredentialConfig{Keys: keys, Propagation: propagation, Restarts: c.restarter(mgr), Now: c.now, ClockSkew: c.skew, Usage: c.usage}); err != nil {
+	if c.transitions != nil {
+		if err := mgr.Add(c.transitions); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if err := SetupCredentials(mgr, CredentialConfig{Transitions: c.transitions, Keys: keys, Propagation: propagation, Restarts: c.restarter(mgr), Now: c.now, ClockSkew: c.skew, Usage: c.usage}); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := SetupRevocations(mgr, keys); err != nil {

@@ -87,7 +87,7 @@ func (s *installationSecrets) write(
 func (s *installationSecrets) event(name, kind, reason, action, note string) {
 	const maxNote = 1024 // the API's limit
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name}}
-	s.recorder.Eventf(secret, nil, kind, reason, action, "%s", note[:min(len(note), maxNote)])
+	s.recorder.Eventf(secret, nil, kind, reason, action, "%s", cut(note, maxNote))
 }
 
 // report tells of something done to a Secret, in an event and in the log.

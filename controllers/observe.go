@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,6 +91,9 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	}
 	s.observed.Held = r.memory.held(key, c.GetUID(), s.observed.Status)
 	s.observed.Propagation = r.cfg.Propagation.Answer(s.question())
+	if r.cfg.Transitions != nil {
+		r.cfg.Transitions.Note(r.kind.kind, c)
+	}
 	if r.cfg.Usage != nil {
 		s.observed.Usage = r.cfg.Usage.Of(c.GetUID())
 	}
@@ -116,6 +120,9 @@ func (r *credentials) observeRestarts(ctx context.Context, s *scope) (err error)
 func (r *credentials) forget(key types.NamespacedName, but types.UID) {
 	if uid, ok := r.memory.forget(key, but); ok {
 		r.cfg.Propagation.Forget(uid)
+		if r.cfg.Transitions != nil {
+			r.cfg.Transitions.Forget(uid)
+		}
 		if r.cfg.Usage != nil {
 			r.cfg.Usage.Forget(uid)
 		}
@@ -239,8 +246,7 @@ func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
 	}
 	for i := range list.Items {
 		rv := &list.Items[i]
-		selector, err := credential.NewSelector(&rv.Spec)
-		if err != nil || !selector.Selects(s.observed.Kind, s.observed.Namespace, sets...) {
+		if selector := r.selectors.of(rv); !selector.Selects(s.observed.Kind, s.observed.Namespace, sets...) {
 			continue
 		}
 		s.observed.Revocations = append(s.observed.Revocations, lifecycle.Revocation{
@@ -248,8 +254,54 @@ func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
 			Created: rv.CreationTimestamp.Time, Replace: rv.Spec.Replace == "Immediately",
 		})
 	}
+	r.selectors.trim(len(list.Items))
 	slices.SortFunc(s.observed.Revocations, func(a, b lifecycle.Revocation) int { return a.Created.Compare(b.Created) })
 	return nil
+}
+
+// selectors are those of the Revocations, compiled: each is asked about every
+// credential, again and again. The zero value is ready; it is safe for concurrent
+// use.
+type selectors struct {
+	mu       sync.Mutex
+	compiled map[selectorKey]*credential.Selector
+}
+
+// selectorKey tells one spec from another: it is immutable, and should that not be
+// enforced, a change raises the generation.
+type selectorKey struct {
+	uid        types.UID
+	generation int64
+}
+
+// of is the selector of a Revocation; of one that cannot be read, one that selects
+// nothing.
+func (s *selectors) of(rv *v1alpha1.Revocation) *credential.Selector {
+	key := selectorKey{rv.UID, rv.Generation}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.compiled[key]; known != nil {
+		return known
+	}
+	selector, err := credential.NewSelector(&rv.Spec)
+	if err != nil {
+		selector = credential.Selector{}
+	}
+	if s.compiled == nil {
+		s.compiled = map[selectorKey]*credential.Selector{}
+	}
+	s.compiled[key] = &selector
+	return &selector
+}
+
+// trim drops them all, to be compiled again, where most are of Revocations that are
+// gone: there are so many.
+func (s *selectors) trim(there int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.compiled) > 2*there+64 {
+		clear(s.compiled)
+	}
 }
 
 // observeDeclared digests what an external credential declares, and looks for

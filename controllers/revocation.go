@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -57,6 +58,9 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 		return r.selectsNothing(ctx, &rv, err)
 	}
 	matched, settled, err := r.progress(ctx, &rv, selector)
+	if errors.Is(err, errPeppersNotRead) {
+		return reconcile.Result{RequeueAfter: tryAgain}, nil
+	}
 	if err != nil {
 		return reconcile.Result{}, err
 	}

@@ -31,7 +31,14 @@ func (r *credentials) commit(ctx context.Context, s *scope, d *lifecycle.Decisio
 	if err := r.seal(s, d); err != nil {
 		return false, err
 	}
-	if equality.Semantic.DeepEqual(s.credential.CredentialStatus(), d.Status) {
+	crowded := r.cfg.Transitions != nil && len(d.Status.Transitions) > crowdedTransitions
+	if !crowded && equality.Semantic.DeepEqual(s.credential.CredentialStatus(), d.Status) {
+		return false, nil
+	}
+	if r.cfg.Transitions != nil {
+		d.Status.Transitions = r.cfg.Transitions.Prune(s.credential.GetUID(), d.Status.Transitions)
+	}
+	if crowded && equality.Semantic.DeepEqual(s.credential.CredentialStatus(), d.Status) {
 		return false, nil
 	}
 	previous, replaced := *s.credential.CredentialStatus(), s.credential.GetResourceVersion()
@@ -43,6 +50,9 @@ func (r *credentials) commit(ctx context.Context, s *scope, d *lifecycle.Decisio
 	r.memory.wrote(s.key(), s.credential.GetUID(), s.credential.GetResourceVersion(), replaced)
 	if value != nil {
 		r.memory.hold(s.key(), s.credential.GetUID(), value)
+	}
+	if r.cfg.Transitions != nil {
+		r.cfg.Transitions.Note(r.kind.kind, s.credential)
 	}
 	r.tell(s, d)
 	return true, r.adopt(s)

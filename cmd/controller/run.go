@@ -157,8 +157,8 @@ func setup(
 		Reader: mgr.GetAPIReader(), Namespace: o.namespace, TokenFile: o.internalTokenFile,
 		AuthoritySecret: keyring.ServerTLSSecret, ServerName: controllers.ServerService + "." + o.namespace + ".svc",
 	})
-	propagation, usage := controllers.NewPropagation(fleet), controllers.NewUsageCollector(fleet)
-	if err := errors.Join(mgr.Add(propagation), mgr.Add(usage)); err != nil {
+	propagation, usage, transitions := controllers.NewPropagation(fleet), controllers.NewUsageCollector(fleet), controllers.NewTransitions(fleet)
+	if err := errors.Join(mgr.Add(propagation), mgr.Add(usage), mgr.Add(transitions)); err != nil {
 		return nil, fmt.Errorf("setting up what asks the servers: %w", err)
 	}
 	restarts, err := setupRestarts(mgr, o)
@@ -166,7 +166,7 @@ func setup(
 		return nil, fmt.Errorf("setting up restarts: %w", err)
 	}
 	if err := controllers.SetupCredentials(mgr, controllers.CredentialConfig{
-		Keys: peppers, Propagation: propagation, Usage: usage, Restarts: restarts, ClockSkew: clock.Skew,
+		Keys: peppers, Propagation: propagation, Usage: usage, Transitions: transitions, Restarts: restarts, ClockSkew: clock.Skew,
 		WatchNamespaces: o.watchNamespaces,
 	}); err != nil {
 		return nil, err

@@ -60,10 +60,29 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	klog.SetSlogLogger(log.With("logger", "client-go"))
 	o.config.Log = log
 
+	if o.audit.migrate {
+		return migrate(ctx, o, log, stderr)
+	}
 	if o.config.Kubernetes, err = kubernetes(o.kubeconfig); err != nil {
 		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
 		return exitUsage
 	}
+	recording, err := o.audit.start(o.config.ID, log, os.Stdout)
+	if err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
+		return exitUsage
+	}
+	o.config.Audit = recording.Audit
+	code := serve(ctx, o, stderr)
+	if err := recording.end(); err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
+		code = max(code, exitFailure)
+	}
+	return code
+}
+
+// serve runs the server until the context ends.
+func serve(ctx context.Context, o *options, stderr io.Writer) int {
 	s, err := server.New(o.config)
 	if err != nil {
 		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
@@ -76,11 +95,22 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	return exitOK
 }
 
+// migrate brings the schema of the database up to date.
+func migrate(ctx context.Context, o *options, log *slog.Logger, stderr io.Writer) int {
+	if err := o.audit.migrateNow(ctx, log); err != nil {
+		fmt.Fprintf(stderr, "mintmark-server: --migrate: %s\n", err)
+		return exitFailure
+	}
+	log.Info("the schema of the database is up to date")
+	return exitOK
+}
+
 // options are the flags, read.
 type options struct {
 	kubeconfig  string
 	level       slog.Level
 	config      server.Config
+	audit       auditOptions
 	showVersion bool
 }
 
@@ -126,6 +156,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 	flags.StringVar(&c.TLSKeyFile, "tls-key-file", "", "its private key")
 	flags.StringVar(&c.ID, "id", "", "name of this server among the others (default: $POD_NAME, else the host's name)")
 	flags.DurationVar(&c.ShutdownDelay, "shutdown-delay", 5*time.Second, "how long to go on answering after going out of service")
+	o.audit.addTo(flags, getenv)
 	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error; debug has a line for each request")
 	flags.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil || o.showVersion {
@@ -136,6 +167,9 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 	}
 	if err := o.level.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)
+	}
+	if err := o.audit.check(); err != nil {
+		return nil, err
 	}
 	if c.MaxStaleness <= 0 {
 		return nil, fmt.Errorf("--max-staleness %s: it must be positive", c.MaxStaleness)

@@ -36,6 +36,7 @@ func TestThePodsEnvironmentGivesTheDefaults(t *testing.T) {
 	want := server.Config{
 		ID: "mintmark-server-0", Namespace: "auth", BindAddress: ":8443", InternalBindAddress: ":8444", MetricsBindAddress: ":8080", GRPCBindAddress: ":8445",
 		InternalURL: "https://10.1.2.3:8444", Issuer: "https://mintmark-server.auth.svc", MaxStaleness: 10 * time.Minute, ShutdownDelay: 5 * time.Second,
+		BlockFailures: 30,
 	}
 	if diff := cmp.Diff(want, o.config, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
@@ -47,6 +48,7 @@ func TestFlagsWin(t *testing.T) {
 		"--namespace=other", "--watch-namespaces=a,b", "--bind-address=127.0.0.1:1", "--internal-bind-address=127.0.0.1:2", "--metrics-bind-address=127.0.0.1:3",
 		"--issuer=https://auth.example.com", "--trusted-proxies=10.0.0.0/8,192.0.2.1,2001:db8::/32", "--max-staleness=1m", "--tls-cert-file=c", "--tls-key-file=k",
 		"--id=one", "--shutdown-delay=0s", "--log-level=debug", "--kubeconfig=f", "--grpc-bind-address=0", "--identity-headers=id=X-Auth-User,roles=X-Auth-Roles",
+		"--rate-limit-per-address=100", "--block-failures=0", "--block-allow=10.1.0.0/16,192.0.2.9",
 	}, environment("POD_NAMESPACE", "auth", "POD_NAME", "p"), new(bytes.Buffer))
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +57,8 @@ func TestFlagsWin(t *testing.T) {
 		ID: "one", Namespace: "other", WatchNamespaces: []string{"a", "b"}, BindAddress: "127.0.0.1:1", InternalBindAddress: "127.0.0.1:2",
 		MetricsBindAddress: "127.0.0.1:3", InternalURL: "https://127.0.0.1:2", Issuer: "https://auth.example.com", MaxStaleness: time.Minute,
 		TLSCertFile: "c", TLSKeyFile: "k", IdentityHeaders: server.IdentityHeaders{ID: "X-Auth-User", Roles: "X-Auth-Roles"},
-		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")},
+		TrustedProxies:      []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")},
+		RateLimitPerAddress: 100, BlockAllow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("192.0.2.9/32")},
 	}
 	if diff := cmp.Diff(want, o.config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
@@ -83,6 +86,9 @@ func TestWhatCannotBeRunEndsWithAMessageThatNamesTheRemedy(t *testing.T) {
 		"an argument":                  {append(local, "run"), exitUsage, `"run"`},
 		"a log level":                  {append(local, "--log-level=loud"), exitUsage, "--log-level"},
 		"a proxy that is no network":   {append(local, "--trusted-proxies=me"), exitUsage, "--trusted-proxies"},
+		"a rate below nothing":         {append(local, "--rate-limit-per-address=-1"), exitUsage, "--rate-limit-per-address"},
+		"failures below nothing":       {append(local, "--block-failures=-1"), exitUsage, "--block-failures"},
+		"an allowed host":              {append(local, "--block-allow=localhost"), exitUsage, "--block-allow"},
 		"an identity header unknown":   {append(local, "--identity-headers=name=X-A"), exitUsage, "none of id"},
 		"identity in Authorization":    {append(local, "--identity-headers=id=authorization"), exitUsage, "--identity-headers"},
 		"two alike identity headers":   {append(local, "--identity-headers=id=X-User,email=XUser"), exitUsage, "--identity-headers"},

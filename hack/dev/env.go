@@ -54,6 +54,9 @@ func (s *system) writeEnv(ctx context.Context) (string, error) {
 	for i := 1; i < len(s.ports.servers); i++ {
 		lines = append(lines, struct{ name, value string }{fmt.Sprintf("MINTMARK_URL_%d", i+1), s.serverURL(i)})
 	}
+	if s.settings.database != "" {
+		lines = append(lines, struct{ name, value string }{"DATABASE_URL", s.settings.database})
+	}
 	var text strings.Builder
 	text.WriteString("# Written by `make run`; removed when it stops.\n")
 	for _, l := range lines {

@@ -22,6 +22,7 @@ type settings struct {
 	apiPort       int
 	servers       int
 	proxies       string
+	database      string // URL; empty: SQLite in dir
 	exitAfterDemo bool
 	restart       bool
 }
@@ -59,6 +60,8 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 	flags.StringVar(&s.dir, "dir", dir, "folder for data, logs and the file env (MINTMARK_DEV_DIR)")
 	flags.StringVar(&s.proxies, "trusted-proxies", os.Getenv("MINTMARK_TRUSTED_PROXIES"),
 		"networks of the proxies whose X-Forwarded headers count (MINTMARK_TRUSTED_PROXIES)")
+	flags.StringVar(&s.database, "database", os.Getenv("MINTMARK_DEV_DATABASE_URL"),
+		"URL of a PostgreSQL database for the servers; without one they use SQLite in the folder (MINTMARK_DEV_DATABASE_URL)")
 	flags.BoolVar(&s.exitAfterDemo, "exit-after-demo", false, "stop after the demonstration")
 	flags.BoolVar(&s.restart, "restart", false, "start the controller or a server again when it ends, as a kubelet would")
 	if err := flags.Parse(args); err != nil {

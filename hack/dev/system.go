@@ -106,7 +106,7 @@ func (s *system) prepare() error {
 	}
 	// What an earlier run left, except its control plane, which is replaced
 	// when the new one starts.
-	for _, old := range []string{"env", "ca.crt", "identity", "pid", "log"} {
+	for _, old := range []string{"env", "ca.crt", "identity", "pid", "log", "spool", "mintmark.db", "mintmark.db-wal", "mintmark.db-shm"} {
 		if err := os.RemoveAll(s.path(old)); err != nil {
 			return fmt.Errorf("remove what an earlier run left: %w", err)
 		}
@@ -219,6 +219,7 @@ func (s *system) startServers(ctx context.Context) (string, error) {
 			"--internal-bind-address=" + process.Loopback(p.internal), "--internal-advertise-url=https://" + process.Loopback(p.internal),
 			"--metrics-bind-address=" + process.Loopback(p.metrics), "--shutdown-delay=0s",
 		}
+		args = append(args, s.storeFlags(name)...)
 		if s.settings.proxies != "" {
 			args = append(args, "--trusted-proxies="+s.settings.proxies)
 		}
@@ -234,6 +235,18 @@ func (s *system) startServers(ctx context.Context) (string, error) {
 		urls = append(urls, s.serverURL(i))
 	}
 	return "at " + strings.Join(urls, ", ") + " as service account " + id.account, nil
+}
+
+// storeFlags are where a server keeps the audit log. Several servers cannot share the file
+// of SQLite: without a database of their own they write lines.
+func (s *system) storeFlags(server string) []string {
+	switch {
+	case s.settings.database != "":
+		return []string{"--database-url=" + s.settings.database, "--audit-spool-dir=" + s.path("spool", server)}
+	case s.settings.servers > 1:
+		return []string{"--audit-log=" + s.path("log", server+".audit.jsonl")}
+	}
+	return []string{"--database-url=sqlite://" + s.path("mintmark.db"), "--audit-spool-dir=" + s.path("spool", server)}
 }
 
 // serverURL is the public URL of a server.

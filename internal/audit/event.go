@@ -105,6 +105,16 @@ const (
 	TypeServerStopped  Type = "server.stopped"
 )
 
+// Presents tells whether an event of the type is about somebody presenting a
+// credential: those count as its uses.
+func (t Type) Presents() bool {
+	switch t {
+	case TypeAuthentication, TypeTokenIssued, TypeTokenExchanged, TypeTokenRevoked, TypeIntrospection:
+		return true
+	}
+	return false
+}
+
 // Bounds of an event's fields, in bytes.
 const (
 	maxDetail     = 32 // entries

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -63,10 +64,14 @@ func (e Event) MarshalJSON() ([]byte, error) {
 }
 
 // JSONLines exports events as JSON, one on each line.
-type JSONLines struct{ w io.Writer }
+type JSONLines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
 
-// NewJSONLines makes an Exporter that writes to w, a batch at a time.
-func NewJSONLines(w io.Writer) *JSONLines { return &JSONLines{w} }
+// NewJSONLines makes an Exporter that writes to w, a batch at a time. It
+// is safe for concurrent use.
+func NewJSONLines(w io.Writer) *JSONLines { return &JSONLines{w: w} }
 
 // Export implements Exporter.
 func (j *JSONLines) Export(_ context.Context, events []Event) error {
@@ -78,6 +83,8 @@ func (j *JSONLines) Export(_ context.Context, events []Event) error {
 			return fmt.Errorf("encoding event %s: %w", events[i].ID, err)
 		}
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if _, err := j.w.Write(lines.Bytes()); err != nil {
 		return fmt.Errorf("writing events: %w", err)
 	}

@@ -195,6 +195,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	defer cancel()
 	r.reportLoss()
 	r.flush(last)
+	r.drain(last)
 	if left := r.abandon(last); left > 0 {
 		return fmt.Errorf("%d events of the audit log were lost: the store did not take them, and there is no spool or it is full", left)
 	}
@@ -378,6 +379,21 @@ func (r *Recorder) reportLoss() {
 	if !r.Record(&e) {
 		r.queue.told.Add(-lost)
 		r.lost.Add(lost)
+	}
+}
+
+// drain stores what is spooled, for as long as the store takes it: the disk may not be
+// there any more when the next run begins.
+func (r *Recorder) drain(ctx context.Context) {
+	if r.cfg.Spool == nil || r.cfg.Store == nil {
+		return
+	}
+	for {
+		b, err := r.oldest()
+		if err != nil || b == nil || r.store(ctx, b) != nil {
+			return
+		}
+		r.drop((*Spool).Drop)
 	}
 }
 

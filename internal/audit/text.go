@@ -21,8 +21,8 @@ func Clean(s string, limit int) Text {
 	if most := limit + maxSecret; len(s) > most {
 		s = s[:most]
 	}
-	if plain(s) && len(s) < minSecret {
-		return Text(cut(s, limit))
+	if plain(s) && !longWord(s) {
+		return Text(cut(s, limit)) // the usual case, which costs no memory
 	}
 	return Text(cut(escape(mask(s)), limit))
 }
@@ -105,6 +105,20 @@ func mask(s string) string {
 		s = s[end:]
 	}
 	return b.String()
+}
+
+// longWord tells whether there is a run of characters that may hold a secret. The text
+// is plain.
+func longWord(s string) bool {
+	run := 0
+	for i := range len(s) {
+		if !inSecret(rune(s[i])) {
+			run = 0
+		} else if run++; run >= minSecret {
+			return true
+		}
+	}
+	return false
 }
 
 // inSecret: the characters that our formats, hexadecimal and base64url consist of.

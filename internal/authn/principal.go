@@ -29,7 +29,7 @@ type Principal struct {
 type Slot uint8
 
 const (
-	// SlotNone: neither, for the version is not accepted any more, or not known.
+	// SlotNone is neither, for the version is not accepted any more, or not known.
 	SlotNone Slot = iota
 	// SlotCurrent is the value to use, one on its way into the Secret included.
 	SlotCurrent

@@ -22,6 +22,8 @@ const (
 	AcceptsPath = "/internal/v1/accepts"
 	// UsagePath answers GET with a [UsageResponse]; see [CursorParameter].
 	UsagePath = "/internal/v1/usage"
+	// TransitionsPath answers POST with a [TransitionsResponse].
+	TransitionsPath = "/internal/v1/transitions"
 	// CursorParameter of UsagePath is a cursor from an earlier answer of the same
 	// process; 0 or absent asks for everything.
 	CursorParameter = "cursor"
@@ -36,6 +38,8 @@ const (
 	// MaxUsageItems is the most items of one UsageResponse. Where there are more, the
 	// cursor of the answer stands behind the last one given: ask again with it.
 	MaxUsageItems = 10_000
+	// MaxTransitions is the most items of one TransitionsRequest.
+	MaxTransitions = 1000
 )
 
 // AcceptsRequest asks whether a server accepts what has been committed.
@@ -83,4 +87,43 @@ type UsageItem struct {
 	Uses int64 `json:"uses"`
 	// LastUsed is when it was last accepted.
 	LastUsed time.Time `json:"lastUsed"`
+}
+
+// TransitionsRequest hands over changes in the life of credentials, for the audit log to
+// hold each of them once.
+type TransitionsRequest struct {
+	// Items, at most MaxTransitions.
+	Items []TransitionItem `json:"items"`
+	// Export has a server without a store write them to where its events go. The
+	// caller asks so of one server, once no server has a store.
+	Export bool `json:"export,omitempty"`
+}
+
+// TransitionItem is a change in the life of one credential.
+type TransitionItem struct {
+	// ID is fixed when the change is committed: however often it is handed over, it is
+	// one event.
+	ID        string    `json:"id"`
+	UID       string    `json:"uid"`
+	Kind      string    `json:"kind"`
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	Class     string    `json:"class,omitempty"`
+	Prefix    string    `json:"prefix,omitempty"`
+	Type      string    `json:"type"`
+	Version   int64     `json:"version"`
+	At        time.Time `json:"at"`
+	Reason    string    `json:"reason,omitempty"`
+	Actor     string    `json:"actor,omitempty"`
+}
+
+// TransitionsResponse answers a TransitionsRequest. An answer of 200 with a store means
+// that every item is stored.
+type TransitionsResponse struct {
+	// Server is the id of the answering server, as in the name of its Lease.
+	Server string `json:"server"`
+	// Stored: every item is in the store, now or since before.
+	Stored bool `json:"stored"`
+	// NoStore: the server has none, and will not have one as long as it runs.
+	NoStore bool `json:"noStore,omitempty"`
 }

@@ -14,6 +14,7 @@ func (p *plan) promote() {
 		return
 	}
 	previous := p.active()
+	p.promoted = true
 	delivered.State = v1alpha1.VersionActive
 	delivered.Activated = stamp(p.now)
 	p.status.CurrentVersion = delivered.Version

@@ -8,6 +8,32 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
+// maxGranted is how large what a record grants may be, in bytes, labels and all. The
+// schema of status has room for 96 kB; the rest is for versions and Revocations.
+const maxGranted = 40 << 10
+
+// sealedSize is about how large what the record is to grant is, in bytes.
+func (o *Observed) sealedSize(settings *Settings) int {
+	size := 0
+	for key, value := range o.Labels {
+		size += len(key) + len(value) + 2*textHead
+	}
+	for key, value := range o.Spec.Attributes {
+		size += len(key) + len(value) + 2*textHead
+	}
+	return size + sizeOf(o.Spec.Permissions) + sizeOf(o.Spec.AllowedCIDRs) + sizeOf(o.Spec.Roles) + sizeOf(settings.JWT.Audiences)
+}
+
+// textHead is CBOR's, of a text that is not short.
+const textHead = 3
+
+func sizeOf[T ~string](texts []T) (size int) {
+	for _, text := range texts {
+		size += len(text) + textHead
+	}
+	return size
+}
+
 // grant fills in what the record grants: what the spec asks for, or, where the
 // spec is refused, what the record before it granted.
 func grant(r *credential.Record, o *Observed, refused bool) {

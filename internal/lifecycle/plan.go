@@ -38,6 +38,7 @@ func Plan(o *Observed, now time.Time) Decision {
 		p.declare,
 		p.rotate,
 		p.deliver,
+		p.chronicle,
 		p.trim,
 		p.report,
 	} {
@@ -62,6 +63,8 @@ type plan struct {
 	next    time.Time
 	events  []Event
 	remove  bool
+	// promoted: a version became the active one just now.
+	promoted bool
 	// adoption is how far the workloads are, where that was looked at.
 	adoption *adoption
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/mintmark-dev/mintmark/internal/audit"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
@@ -180,7 +181,8 @@ func (p *public) record(v *visit, took time.Duration) {
 		attrs = append(attrs, slog.String("code", v.code))
 	}
 	if v.note != "" {
-		attrs = append(attrs, slog.String("note", v.note))
+		// A requirement may be what the caller wrote, where no gateway stands before us.
+		attrs = append(attrs, slog.String("note", string(audit.Clean(v.note, maxNoteText))))
 	}
 	p.log.LogAttrs(context.Background(), level, "request "+verb(v.outcome), attrs...)
 }
@@ -233,6 +235,7 @@ type gate interface {
 
 // Why a gate is closed.
 var (
-	errCold  = errors.New("not everything has been listed yet")
-	errStale = errors.New("what this server knows is older than --max-staleness")
+	errCold   = errors.New("not everything has been listed yet")
+	errStale  = errors.New("what this server knows is older than --max-staleness")
+	errLosing = errors.New("events of the audit log are being lost, and --audit-overflow=deny")
 )

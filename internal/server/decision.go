@@ -44,8 +44,7 @@ type evaluation struct {
 // original is the request a gateway or a service asks about. What is not known is empty.
 type original struct {
 	method, scheme, host string
-	// path is without query, as it was sent. It decides nothing before it was found
-	// canonical.
+	// path is without query, decoded. It is there only where it was found canonical.
 	path string
 	// ambiguous: the path can be read in more than one way.
 	ambiguous bool
@@ -62,6 +61,7 @@ func (e *evaluation) caller() *authn.Principal { return e.verdict.Principal }
 const (
 	codeCold        = "Cold"
 	codeStale       = "Stale"
+	codeAudit       = "AuditLost"
 	codePath        = "Path"
 	codeRequirement = "Requirement"
 	codeAudience    = "Audience"
@@ -164,8 +164,11 @@ func (d *decider) authorize(e *evaluation) decision {
 func (d *decider) checkGate(e *evaluation) *problem {
 	if err := d.gate.open(e.now); err != nil {
 		code := codeCold
-		if errors.Is(err, errStale) {
+		switch {
+		case errors.Is(err, errStale):
 			code = codeStale
+		case errors.Is(err, errLosing):
+			code = codeAudit
 		}
 		return e.refuse(code, err.Error(), problemUnavailable)
 	}

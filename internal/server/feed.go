@@ -38,6 +38,8 @@ type feed struct {
 	denied     *denyList
 	foreign    *foreign
 	metrics    *metrics
+	audit      *auditor
+	tombstones *tombstones
 	log        *slog.Logger
 	now        func() time.Time
 
@@ -323,6 +325,7 @@ func (s *credentialSink) Put(object runtime.Object) {
 	}
 	record, reason := s.open(c)
 	outcome := s.f.index.Apply(authn.LiveOf(c), record)
+	s.f.tombstones.see(c)
 	switch {
 	case outcome.Record.Refused():
 		reason = string(outcome.Record)
@@ -372,6 +375,8 @@ func (s *credentialSink) open(c v1alpha1.Credential) (record *credential.Record,
 
 func (s *credentialSink) Delete(object runtime.Object) {
 	if c, ok := object.(v1alpha1.Credential); ok {
+		s.f.tombstones.going(c)
+		s.f.audit.deleted(c, s.kind, s.f.now())
 		s.f.index.Delete(string(c.GetUID()))
 		s.settled(string(c.GetUID()))
 	}
@@ -390,6 +395,7 @@ func (s *credentialSink) refuse(c v1alpha1.Credential, reason string) {
 		return
 	}
 	s.f.metrics.refused.WithLabelValues(reason).Inc()
+	s.f.audit.recordRefused(c, s.kind, reason)
 	s.f.log.Warn("record refused; the last good one, if there is one, stays in force",
 		"audit", true, "kind", s.kind, "namespace", c.GetNamespace(), "name", c.GetName(), "uid", uid,
 		"resourceVersion", c.GetResourceVersion(), "reason", reason, "remedy", refusalRemedy(reason))
@@ -550,6 +556,7 @@ func (s *revocationSink) Put(object runtime.Object) {
 		s.f.log.Warn("Revocation cannot be applied", "audit", true, "revocation", r.Name, "uid", uid, "error", err.Error())
 		return
 	}
+	s.f.audit.revocation(r)
 	s.f.log.Info("Revocation applied", "audit", true, "revocation", r.Name, "uid", uid, "reason", r.Spec.Reason)
 }
 

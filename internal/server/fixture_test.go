@@ -121,6 +121,7 @@ type setup struct {
 	identity IdentityHeaders
 	issuers  *federation.Config // trusted issuers; nil: there are none
 	discard  bool               // no log
+	audit    *auditor           // nil: nothing is recorded
 }
 
 func newEdge(t testing.TB, s setup) *edge {
@@ -152,12 +153,13 @@ func newEdge(t testing.TB, s setup) *edge {
 		log = slog.New(slog.DiscardHandler)
 	}
 	e.policies = newPolicies(e.registry, log)
+	e.policies.audit = s.audit
 	if s.issuers != nil {
 		e.foreign = newForeign(foreignConfig{federation: *s.issuers, index: e.index, registry: e.registry, log: log})
 	}
 	e.public = newPublic(publicConfig{
 		index: e.index, issuer: e.issuer, gate: e.gate, proxies: s.proxies, metrics: newMetrics(e.registry), log: log, now: e.now,
-		identity: s.identity, policies: e.policies, foreign: e.foreign, revoker: e.revoker,
+		identity: s.identity, policies: e.policies, foreign: e.foreign, revoker: e.revoker, audit: s.audit,
 	})
 	e.http = httptest.NewUnstartedServer(e.public)
 	e.http.EnableHTTP2 = true

@@ -38,6 +38,9 @@ type internalListener struct {
 	overdue func()
 	// ready tells whether the index speaks for the cluster.
 	ready func() bool
+	// once stores what controllers hand over; nil without a store.
+	once  *ledger
+	audit *auditor // nil: nothing is recorded
 }
 
 // maxAcceptsBody leaves room for MaxAcceptsItems of about 64 bytes and more.
@@ -47,6 +50,7 @@ func (l *internalListener) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+internalapi.AcceptsPath, l.authenticated(l.accepts))
 	mux.Handle("GET "+internalapi.UsagePath, l.authenticated(l.usage))
+	mux.Handle("POST "+internalapi.TransitionsPath, l.authenticated(l.transitions))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { problemNotFound.write(w) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,11 +31,15 @@ type localRevoker struct {
 	fault error
 }
 
-func (l *localRevoker) revoke(_ context.Context, id string, until time.Time) error {
+func (l *localRevoker) revoke(_ context.Context, id, tenant string, until time.Time) error {
 	if l.fault != nil {
 		return l.fault
 	}
-	l.add(map[string]string{id: strconv.FormatInt(until.Unix(), 10)})
+	data := map[string]string{}
+	if err := enterDenied(data, id, tenant, until, l.now()); err != nil {
+		return err
+	}
+	l.add(data)
 	return nil
 }
 

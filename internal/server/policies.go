@@ -19,6 +19,7 @@ import (
 type policies struct {
 	set     atomic.Pointer[policy.Set]
 	log     *slog.Logger
+	audit   *auditor // nil: nothing is recorded
 	states  *prometheus.GaugeVec
 	results *prometheus.CounterVec
 
@@ -178,6 +179,7 @@ func (p *policies) shouldLog(f policy.Finding, now time.Time) bool {
 
 func (p *policies) logFinding(f *policy.Finding, subject string) {
 	if f.DryRun {
+		p.audit.dryRun(f, subject)
 		p.log.Info("an AccessPolicy in a dry run would have refused a request", "audit", true,
 			"policy", f.Policy, "rule", f.Rule, "code", f.Code, "subject", subject)
 		return

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mintmark-dev/mintmark/internal/audit"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
@@ -34,6 +35,8 @@ type public struct {
 	notFound *route
 	lines    *lineLimit
 	revoker  revoker // nil: no single JWT is revoked here
+	audit    *auditor
+	system   *system // nil: nothing tells of the system
 	handler  http.Handler
 }
 
@@ -53,6 +56,8 @@ type publicConfig struct {
 	policies *policies
 	revoker  revoker // nil: no single JWT is revoked here
 	foreign  *foreign
+	audit    *auditor // nil: nothing is recorded
+	system   *system
 }
 
 // newPublic makes the handler of the public listener.
@@ -64,6 +69,10 @@ func newPublic(c publicConfig) *public {
 		},
 		proxies: c.proxies, metrics: c.metrics, log: c.log, now: c.now, identity: c.identity.prepare(),
 		ids: newRequestIDs(), lines: newLineLimit(), revoker: c.revoker,
+		audit: c.audit, system: c.system,
+	}
+	if p.audit != nil {
+		p.audit.ids = &p.ids
 	}
 	p.handler = p.mount(&tokens{index: c.index, issuer: c.issuer, metrics: c.metrics, log: c.log}, &documents{issuer: c.issuer})
 	return p
@@ -95,6 +104,8 @@ type route struct {
 	// browser sees the answer. A refusal is passed on.
 	forGateways bool
 	serve       func(*exchange) *problem
+	// event is what a request is recorded as; empty: it is not.
+	event audit.Type
 
 	observers observers
 }
@@ -102,16 +113,18 @@ type route struct {
 // mount wires every path. This is the whole public surface.
 func (p *public) mount(tokens *tokens, documents *documents) http.Handler {
 	routes := []*route{
-		{name: "token", methods: "POST", path: "/api/auth/token", access: accessKey, serve: tokens.exchange},
-		{name: "renew", methods: "POST", path: "/api/auth/renew", access: accessCredential, serve: tokens.renew},
-		{name: "introspect", methods: "POST", path: introspectionPath, access: accessCredential, serve: p.introspect},
-		{name: "revoke", methods: "POST", path: revocationPath, access: accessCredential, serve: p.revoke},
-		{name: "profile", methods: "GET HEAD", path: "/api/auth/profile", access: accessCredential, serve: p.profile},
-		{name: "me", methods: "GET HEAD", path: "/api/v1/auth/me", access: accessCredential, serve: p.profile},
-		{name: "oauth-token", methods: "POST", path: tokenPath, access: accessAnyone, serve: (&tokenEndpoint{p}).serve},
-		{name: "forward-auth", path: "/forward-auth", access: accessCredential, forGateways: true, serve: p.forwardAuth},
-		{name: "check", methods: "POST", path: "/api/v1/auth/check", access: accessCredential, serve: p.check},
+		{name: "token", event: audit.TypeTokenIssued, methods: "POST", path: "/api/auth/token", access: accessKey, serve: tokens.exchange},
+		{name: "renew", event: audit.TypeTokenIssued, methods: "POST", path: "/api/auth/renew", access: accessCredential, serve: tokens.renew},
+		{name: "introspect", event: audit.TypeIntrospection, methods: "POST", path: introspectionPath, access: accessCredential, serve: p.introspect},
+		{name: "revoke", event: audit.TypeTokenRevoked, methods: "POST", path: revocationPath, access: accessCredential, serve: p.revoke},
+		{name: "profile", event: audit.TypeAuthentication, methods: "GET HEAD", path: "/api/auth/profile", access: accessCredential, serve: p.profile},
+		{name: "me", event: audit.TypeAuthentication, methods: "GET HEAD", path: "/api/v1/auth/me", access: accessCredential, serve: p.profile},
+		{name: "oauth-token", event: audit.TypeTokenExchanged, methods: "POST", path: tokenPath, access: accessAnyone, serve: (&tokenEndpoint{p}).serve},
+		{name: "forward-auth", event: audit.TypeAuthentication, path: "/forward-auth", access: accessCredential, forGateways: true, serve: p.forwardAuth},
+		{name: "check", event: audit.TypeAuthentication, methods: "POST", path: "/api/v1/auth/check", access: accessCredential, serve: p.check},
 		{name: "health", methods: "GET HEAD", path: "/api/v1/auth/health", access: accessAnyone, serve: p.health},
+		{name: "system-health", methods: "GET HEAD", path: "/api/v1/system/health", access: accessAnyone, serve: p.health},
+		{name: "system-status", event: audit.TypeAuthentication, methods: "GET HEAD", path: systemStatusPath, access: accessCredential, serve: p.systemStatus},
 		{name: "jwks", methods: "GET HEAD", path: oauth.JWKSPath, access: accessAnyone, serve: documents.keySet},
 		{name: "metadata", methods: "GET HEAD", path: oauth.MetadataPath, access: accessAnyone, serve: documents.metadata},
 		{name: "discovery", methods: "GET HEAD", path: oauth.DiscoveryPath, access: accessAnyone, serve: documents.metadata},
@@ -158,6 +171,7 @@ type visit struct {
 	// method of the request to us, which is not the one asked about.
 	method string
 	peer   netip.Addr
+	agent  string // its User-Agent
 	// trusted: the peer's word is taken on whom it forwards.
 	trusted bool
 	outcome outcome
@@ -231,6 +245,7 @@ func (p *public) account(v *visit) {
 		p.metrics.denials.WithLabelValues(v.route.name, v.code).Inc()
 	}
 	p.record(v, took)
+	p.audit.request(v, took)
 }
 
 func stack() string { return string(debug.Stack()) }
@@ -265,7 +280,7 @@ var (
 
 // identify finds out where the request came from and gives it an id.
 func (p *public) identify(x *exchange) *problem {
-	x.peer = peerAddr(x.r)
+	x.peer, x.agent = peerAddr(x.r), agentOf(x.r.Header)
 	x.trusted = len(p.proxies) > 0 && p.proxies.trust(x.peer)
 	x.client = p.proxies.clientAddr(x.r, x.peer)
 	x.suspect = p.heldTo(&x.visit)

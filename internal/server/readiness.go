@@ -19,6 +19,9 @@ type readiness struct {
 	keys         *keys
 	freshness    *freshness
 	maxStaleness time.Duration
+	// losing tells whether events of the audit log are being lost, where that means to
+	// deny; nil: it never does.
+	losing func() bool
 
 	// loops of the present session; nil while there is none.
 	loops  atomic.Pointer[[]*listwatch.Loop]
@@ -119,6 +122,8 @@ func (r *readiness) open(now time.Time) error {
 		return errCold
 	case now.UnixNano() > r.until.Load():
 		return errStale
+	case r.losing != nil && r.losing():
+		return errLosing
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -31,7 +32,12 @@ func TestOnlyListsBegunUnderTheLeaseCount(t *testing.T) {
 		List: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			return &metav1.PartialObjectMetadataList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}, nil
 		},
-		Watch: func(context.Context, metav1.ListOptions) (watch.Interface, error) { return watch.NewFake(), nil },
+		Watch: func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			if o.SendInitialEvents != nil {
+				return nil, apierrors.NewBadRequest("there are no streaming lists here")
+			}
+			return watch.NewFake(), nil
+		},
 	}})
 	p := &presence{id: "one", log: new(journal).logger()}
 	r := &readiness{presence: p, keys: new(keys), freshness: newFreshness(time.Now()), maxStaleness: time.Minute}

@@ -44,11 +44,12 @@ func (p *public) revoke(x *exchange) *problem {
 		return problem
 	}
 	until := claims.AuthTime.Add(oauth.MaxRenewal + oauth.Leeway)
-	if err := p.revoker.revoke(x.r.Context(), claims.Session, until); err != nil {
+	if err := p.revoker.revoke(x.r.Context(), claims.Session, tenantOf(&claims), until); err != nil {
 		p.log.Error("a JWT could not be revoked", "error", err.Error(), "request_id", x.id)
 		x.w.Header()["Retry-After"] = retryAfter
 		return problemNotRevoked
 	}
+	x.note = "revoked " + claims.ID + " of " + claims.Subject
 	p.log.Info("a JWT was revoked", "jti", claims.ID, "session", claims.Session, "subject", claims.Subject, "by", x.caller().Subject, "request_id", x.id)
 	return revoked(x)
 }
@@ -56,6 +57,17 @@ func (p *public) revoke(x *exchange) *problem {
 func revoked(x *exchange) *problem {
 	x.w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// tenantOf is whose token it is, of those who share the room for revoked ones: a namespace,
+// or a TrustedIssuer.
+func tenantOf(c *oauth.Claims) string {
+	if c.Foreign != nil {
+		return "issuer:" + c.Foreign.TrustedIssuer
+	}
+	_, rest, _ := strings.Cut(c.Subject, ":") // kind:namespace:name
+	namespace, _, _ := strings.Cut(rest, ":")
+	return "namespace:" + namespace
 }
 
 // mayRevoke tells whether the token is the caller's to revoke.

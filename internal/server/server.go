@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 
+	"github.com/mintmark-dev/mintmark/internal/audit"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/federation"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
@@ -83,6 +84,9 @@ type Config struct {
 	// Default: 10 minutes.
 	RelistEvery time.Duration
 
+	// Audit is how what happens is recorded. Default: it is not.
+	Audit Audit
+
 	// Log gets structured lines that never hold a credential. Default: none.
 	Log *slog.Logger
 }
@@ -116,6 +120,8 @@ type Server struct {
 	foreign  *foreign
 	replicas *replicas
 	public   *public
+	audit    *auditor     // nil: nothing is recorded
+	buried   *tombstones  // nil without a store
 	rpc      *rpcListener // once it listens; nil without one
 
 	addresses  atomic.Pointer[Addresses]
@@ -134,6 +140,8 @@ func New(c Config) (*Server, error) {
 	s := &Server{config: c, registry: prometheus.NewRegistry(), index: authn.New(authn.Config{}), keys: new(keys)}
 	s.metrics = newMetrics(s.registry)
 	s.policies = newPolicies(s.registry, c.Log)
+	s.audit = c.Audit.auditor(c.ID, c.Log)
+	s.policies.audit = s.audit
 	var err error
 	if s.clients, err = newClients(c.Kubernetes); err != nil {
 		return nil, fmt.Errorf("making clients for the API server: %w", err)
@@ -156,22 +164,34 @@ func New(c Config) (*Server, error) {
 	}
 	fresh := newFreshness(time.Now())
 	s.ready = &readiness{presence: s.presence, keys: s.keys, freshness: fresh, maxStaleness: c.MaxStaleness}
+	if c.Audit.DenyOnOverflow && c.Audit.Recorder != nil {
+		s.ready.losing = c.Audit.Recorder.Full
+	}
+	if c.Audit.Store != nil {
+		s.buried = newTombstones(c.Audit.Store, s.index, s.ready.warm.Load, c.Log, time.Now)
+	}
 	s.feed = &feed{
+		audit: s.audit, tombstones: s.buried,
 		clients: s.clients, namespace: c.Namespace, namespaces: c.WatchNamespaces, index: s.index, keys: s.keys, ready: s.ready,
 		freshness: fresh, policies: s.policies, foreign: s.foreign, denied: s.denied.denyList, metrics: s.metrics, log: c.Log, now: time.Now, relistEvery: c.RelistEvery,
 	}
 	s.keys.onPeppers = s.feed.peppersChanged
-	s.presence.onTenure = s.feed.relistAll
+	s.presence.onTenure = func() {
+		s.feed.relistAll()
+		s.replicas.joined()
+	}
 	s.feed.prepare()
-	s.replicas = &replicas{leases: s.clients.leases.Leases(c.Namespace), now: time.Now, log: c.Log}
+	s.replicas = newReplicas(s.clients.leases.Leases(c.Namespace), time.Now, c.Log)
 	s.public = newPublic(publicConfig{
 		index: s.index, issuer: s.issuer, gate: s.ready, proxies: c.TrustedProxies, metrics: s.metrics, log: c.Log, now: time.Now,
 		identity: c.IdentityHeaders, policies: s.policies, foreign: s.foreign, revoker: s.denied,
+		audit: s.audit, system: s.system(),
 		limits: newCredentialLimits(s.metrics, s.replicas.number), guard: newAddressGuard(guardConfig{
-			perSecond: c.RateLimitPerAddress, failures: c.BlockFailures, allowed: c.BlockAllow, replicas: s.replicas.number, metrics: s.metrics, log: c.Log,
+			perSecond: c.RateLimitPerAddress, failures: c.BlockFailures, allowed: c.BlockAllow, replicas: s.replicas.number, metrics: s.metrics, audit: s.audit, log: c.Log,
 		}),
 	})
 	s.registerGauges()
+	registerAudit(s.registry, c.Audit.Recorder, s.once(), c.Audit.Store)
 	return s, nil
 }
 
@@ -301,6 +321,7 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	workers.Go(func() { s.foreign.Run(feeding) })
+	s.runAudit(feeding, &workers)
 	workers.Go(func() { s.replicas.Run(feeding) })
 	leaseholder.Go(func() {
 		if err := s.presence.Run(present); present.Err() == nil {
@@ -366,6 +387,7 @@ func (s *Server) stop(listeners [3]listener, stopPresence func(), leaseholder *s
 		}
 	}
 	workers.Wait()
+	s.audit.server(audit.TypeServerStopped, "Stopped")
 	s.config.Log.Info("stopped")
 	return errors.Join(errs...)
 }
@@ -463,7 +485,7 @@ func (s *Server) internalHandler() http.Handler {
 	l := &internalListener{
 		id: s.config.ID, started: time.Now(), index: s.index, metrics: s.metrics, log: s.config.Log,
 		callers: newCallers(s.clients.authentication.TokenReviews(), s.config.Namespace, s.metrics, s.config.Log),
-		overdue: s.overdue, ready: s.ready.warm.Load,
+		overdue: s.overdue, ready: s.ready.warm.Load, once: s.once(), audit: s.audit,
 	}
 	return l.handler()
 }

@@ -356,7 +356,7 @@ type LatencyKey struct {
 func DeltaOf(events []audit.Event) Delta {
 	d := Delta{Versions: map[VersionKey]*VersionDelta{}, Days: map[DayKey]*DayDelta{}, Latency: map[LatencyKey]int64{}}
 	for i := range events {
-		if e := &events[i]; e.Type == audit.TypeAuthentication {
+		if e := &events[i]; e.Type.Presents() {
 			d.add(e)
 		}
 	}

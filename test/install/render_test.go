@@ -157,6 +157,38 @@ func TestValuesReachTheManifests(t *testing.T) {
 				}
 			},
 		},
+		"limits by address are the server's arguments": {
+			[]string{"--set", "server.rateLimitPerAddress=2000000", "--set", "server.blocking.failures=0", "--set", "server.blocking.allow={10.0.0.0/8}"},
+			func(t *testing.T, m manifests) {
+				for _, arg := range []string{"--rate-limit-per-address=2000000", "--block-failures=0", "--block-allow=10.0.0.0/8"} {
+					if !hasArg(t, server(m), arg) {
+						t.Errorf("the server is not given %s", arg)
+					}
+				}
+			},
+		},
+		"PostgreSQL is named by a file, and events wait for it on a disk": {
+			[]string{"--set", "database.existingSecret=db", "--set", "audit.overflow=deny"},
+			func(t *testing.T, m manifests) {
+				for _, arg := range []string{"--database-url-file=/etc/mintmark/database/url", "--audit-spool-dir=/var/lib/mintmark/spool", "--audit-overflow=deny"} {
+					if !hasArg(t, server(m), arg) {
+						t.Errorf("the server is not given %s", arg)
+					}
+				}
+			},
+		},
+		"SQLite is on a volume that is kept, and one server has it at a time": {
+			[]string{"--set", "database.sqlite.enabled=true", "--set", "server.replicas=1"},
+			func(t *testing.T, m manifests) {
+				if got := at(t, server(m), "spec", "strategy", "type"); got != "Recreate" {
+					t.Errorf("the strategy is %v, not Recreate", got)
+				}
+				claim := m.named(t, "PersistentVolumeClaim", "mintmark-server-data")
+				if claim.GetAnnotations()["helm.sh/resource-policy"] != "keep" || !hasArg(t, server(m), "--database-url=sqlite:///var/lib/mintmark/mintmark.db") {
+					t.Error("the file is not on a volume that is kept")
+				}
+			},
+		},
 		"a certificate of one's own is mounted and named": {
 			[]string{"--set", "certificates.public.existingSecret=edge"},
 			func(t *testing.T, m manifests) {
@@ -240,6 +272,12 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"no replica":                              {"server.replicas=0", "/server/replicas"},
 		"a network that is none":                  {"server.trustedProxies={10.0.0.0/33}", "/server/trustedProxies/0"},
 		"an address instead of a network":         {"server.trustedProxies={10.0.0.1}", "/server/trustedProxies/0"},
+		"a file for several servers":              {"database.sqlite.enabled=true", "set server.replicas=1, or use PostgreSQL"},
+		"two databases":                           {"server.replicas=1,database.sqlite.enabled=true,database.existingSecret=db", "choose one"},
+		"to deny without a database":              {"audit.overflow=deny", "audit.overflow: deny is for a database"},
+		"an overflow that does not exist":         {"audit.overflow=drop", "/audit/overflow"},
+		"a rate that is no number":                {"server.rateLimitPerAddress=1/s", "/server/rateLimitPerAddress"},
+		"an allowed address without its length":   {"server.blocking.allow={10.0.0.1}", "/server/blocking/allow/0"},
 		"a duration without a unit":               {"server.maxStaleness=10", "/server/maxStaleness"},
 		"an issuer that is not https":             {"server.issuer=http://id.example.com", "/server/issuer"},
 		"a digest that is none":                   {"image.digest=sha256:abc", "/image/digest"},

@@ -156,6 +156,18 @@ topologySpreadConstraints:
 {{- end }}
 
 {{/* Annotations of a class: call with (list . served). Kept, for credentials outlive the release and live under it. */}}
+{{- define "mintmark.checkDatabase" -}}
+{{- if and .Values.database.sqlite.enabled .Values.database.existingSecret -}}
+{{- fail "database.existingSecret and database.sqlite.enabled: choose one." -}}
+{{- end -}}
+{{- if and .Values.database.sqlite.enabled (gt (int .Values.server.replicas) 1) -}}
+{{- fail (printf "database.sqlite.enabled is for one server, and server.replicas is %d: set server.replicas=1, or use PostgreSQL (database.existingSecret)." (int .Values.server.replicas)) -}}
+{{- end -}}
+{{- if and (ne .Values.audit.overflow "continue") (not (or .Values.database.existingSecret .Values.database.sqlite.enabled)) -}}
+{{- fail "audit.overflow: deny is for a database: set database.existingSecret or database.sqlite.enabled." -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "mintmark.classAnnotations" -}}
 helm.sh/resource-policy: keep
 {{- if not (index . 1) }}

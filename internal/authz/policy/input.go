@@ -64,7 +64,7 @@ type Request struct {
 	Method string `json:"method,omitzero"`
 	Scheme string `json:"scheme,omitzero"`
 	Host   string `json:"host,omitzero"`
-	// Path without the query.
+	// Path without the query, decoded.
 	Path string `json:"path,omitzero"`
 	// Action is what a service says is to be done; empty behind a gateway.
 	Action string `json:"action,omitzero"`

@@ -106,7 +106,7 @@ func (s *Store) Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error)
 const eventColumns = `at, id, type, outcome, reason, subject, uid, kind, namespace, name, class, version, slot, prefix, actor, client, user_agent, method,
 	endpoint, request_id, server, took, detail`
 
-var insertEvent = "INSERT INTO events (" + eventColumns + ", batch, ordinal) VALUES (?" + strings.Repeat(", ?", 24) + ")"
+var insertEvent = fmt.Sprintf("INSERT INTO events (%s, batch, ordinal) VALUES (?%s)", eventColumns, strings.Repeat(", ?", 24))
 
 func insertEvents(ctx context.Context, tx *sql.Tx, batch int64, events []audit.Event) error {
 	insert, err := tx.PrepareContext(ctx, insertEvent)
