@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -38,6 +39,7 @@ type proxy struct {
 	gone    map[string]int                  // how many watches of a process are still to be answered with 410
 	frozen  map[string]chan struct{}        // closed when the watches of a process go on
 	status  map[string]string               // by path: what the last status written said, use aside
+	uses    map[string]string               // by path: what it said of use
 }
 
 // route is the way of one process to the API servers.
@@ -99,7 +101,7 @@ type stream struct{ cancel context.CancelFunc }
 func newProxy(upstreams ...*rest.Config) (*proxy, error) {
 	p := &proxy{
 		routes: map[string]route{}, watches: map[string]map[*stream]struct{}{}, gone: map[string]int{}, frozen: map[string]chan struct{}{},
-		status: map[string]string{},
+		status: map[string]string{}, uses: map[string]string{},
 	}
 	for _, upstream := range upstreams {
 		target, err := url.Parse(upstream.Host)
@@ -184,8 +186,8 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	said := statusOf(r, body)
-	rec, f := p.take(process, r, said)
+	said, uses := statusOf(r, body)
+	rec, f := p.take(process, r, said, uses)
 	if f != nil {
 		defer p.finished(f)
 	}
@@ -196,7 +198,7 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 		panic(http.ErrAbortHandler)
 	}
 	if f != nil && f.answer != 0 {
-		p.answered(rec, f.answer, "")
+		p.answered(rec, f.answer, "", "")
 		refuse(w, f.answer)
 		return
 	}
@@ -208,7 +210,7 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	rec.forwarded = true
 	p.mu.Unlock()
 	p.forward(process, answer, r)
-	p.answered(rec, answer.Code, said)
+	p.answered(rec, answer.Code, said, uses)
 	if f != nil && f.after != nil {
 		f.after()
 	}
@@ -234,12 +236,12 @@ func (p *proxy) forward(process string, answer *httptest.ResponseRecorder, r *ht
 }
 
 // take records a write, and gives the fault that is to befall it.
-func (p *proxy) take(process string, r *http.Request, said string) (*write, *fault) {
+func (p *proxy) take(process string, r *http.Request, said, uses string) (*write, *fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	rec := &write{
 		process: process, method: r.Method, path: r.URL.Path, began: time.Now(),
-		usage: said != "" && p.status[r.URL.Path] == said, said: said, before: p.status[r.URL.Path],
+		usage: said != "" && p.status[r.URL.Path] == said && p.uses[r.URL.Path] != uses, said: said, before: p.status[r.URL.Path],
 	}
 	p.writes = append(p.writes, rec)
 	for _, f := range p.faults {
@@ -254,43 +256,47 @@ func (p *proxy) take(process string, r *http.Request, said string) (*write, *fau
 	return rec, nil
 }
 
-func (p *proxy) answered(rec *write, code int, said string) {
+func (p *proxy) answered(rec *write, code int, said, uses string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	rec.code = code
 	if code < 300 && said != "" {
-		p.status[rec.path] = said
+		p.status[rec.path], p.uses[rec.path] = said, uses
 	}
 }
 
-// statusOf is what the status of a credential says that is written, but for when
-// it was used; empty for every other write.
-func statusOf(r *http.Request, body []byte) string {
+// statusOf is what the status of a credential says that is written, but for when it was
+// used, which is apart, and for the transitions that are told of, which leave with any
+// write; empty for every other write.
+func statusOf(r *http.Request, body []byte) (said, uses string) {
 	if path.Base(r.URL.Path) != "status" {
-		return ""
+		return "", ""
 	}
 	var o struct {
 		Status map[string]any `json:"status"`
 	}
 	if err := json.Unmarshal(body, &o); err != nil {
-		return ""
+		return "", ""
 	}
 	versions, _ := o.Status["versions"].([]any)
 	if len(versions) == 0 {
-		return ""
+		return "", ""
 	}
+	delete(o.Status, "transitions")
+	var use []any
 	for _, one := range append(versions, o.Status) {
 		if fields, ok := one.(map[string]any); ok {
-			for _, use := range []string{"lastUsed", "uses", "usage"} {
-				delete(fields, use)
+			for _, name := range []string{"lastUsed", "uses", "usage"} {
+				use = append(use, fields[name])
+				delete(fields, name)
 			}
 		}
 	}
 	text, err := json.Marshal(o.Status)
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	return string(text)
+	return string(text), fmt.Sprint(use...)
 }
 
 // refuse answers as the API server does.
