@@ -70,7 +70,7 @@ func execute(ctx context.Context, args []string, env func(string) string, out, l
 		debug.SetGCPercent(gcPercent)
 	}
 	logger := slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: o.level}))
-	setLogger(logr.FromSlogHandler(logger.Handler()))
+	setLogger(logger)
 	if err := run(ctx, o, logger); err != nil {
 		logger.Error("The controller stopped", "error", explain(err, o).Error())
 		return exitFailed
@@ -78,11 +78,13 @@ func execute(ctx context.Context, args []string, env func(string) string, out, l
 	return exitOK
 }
 
-// setLogger gives controller-runtime and client-go the one logger of this
-// process.
-func setLogger(logger logr.Logger) {
-	ctrl.SetLogger(logger)
-	klog.SetLogger(logger.WithName("client-go"))
+// setLogger gives controller-runtime, client-go and whoever writes to the standard
+// library's logger, such as its HTTP server, the one logger of this process.
+func setLogger(logger *slog.Logger) {
+	own := logr.FromSlogHandler(logger.Handler())
+	ctrl.SetLogger(own)
+	klog.SetLogger(own.WithName("client-go"))
+	slog.SetDefault(logger.With("logger", "go"))
 }
 
 // options are the flags.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/mintmark-dev/mintmark/test/controlplane"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 // beController makes this test binary the controller itself, so that tests can
@@ -110,12 +110,11 @@ func (c *controller) logged() string {
 // freePort is one that nobody had a moment ago.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func loopback(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"google.golang.org/grpc/grpclog"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -37,10 +38,17 @@ var version string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	quietGRPC(os.Stderr)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// quietGRPC has gRPC's errors, all that it says by itself, written as JSON lines too.
+func quietGRPC(stderr io.Writer) {
+	handler := slog.NewJSONHandler(stderr, nil).WithAttrs([]slog.Attr{slog.String("logger", "grpc")})
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, slog.NewLogLogger(handler, slog.LevelError).Writer()))
 }
 
 // run is main without the process around it.
@@ -58,6 +66,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.level}))
 	klog.SetSlogLogger(log.With("logger", "client-go"))
+	slog.SetDefault(log.With("logger", "go")) // also what libraries write to the standard logger
 	o.config.Log = log
 
 	if o.audit.migrate {

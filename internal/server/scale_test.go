@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
+	freeport "github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 // scale is how many credentials there are: MINTMARK_SCALE, or 100,000.
@@ -183,12 +183,11 @@ type process struct {
 func (in *installation) startProcess(binary string) *process {
 	in.t.Helper()
 	port := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := freeport.FreeAddress()
 		if err != nil {
 			in.t.Fatal(err)
 		}
-		defer l.Close()
-		return l.Addr().String()
+		return address
 	}
 	kubeconfig := filepath.Join(in.t.TempDir(), "kubeconfig")
 	if err := in.plane.WriteKubeconfig(kubeconfig, in.config); err != nil {

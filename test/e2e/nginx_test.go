@@ -35,12 +35,11 @@ func startNginx(t *testing.T) string {
 		_ = json.NewEncoder(w).Encode(r.Header)
 	}))
 	t.Cleanup(backend.Close)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	_ = listener.Close()
+	port := ports[0]
 
 	// The configuration is that of docs/gateways, with this machine's addresses
 	// and folders.

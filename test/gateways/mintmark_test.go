@@ -22,6 +22,7 @@ import (
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/test/authority"
 	"github.com/mintmark-dev/mintmark/test/controlplane"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 // mintmark is a server, and the credentials the tests present.
@@ -148,14 +149,9 @@ func fill(t *testing.T, folder, dir string, replace map[string]string) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return strconv.Itoa(ports[0])
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -57,10 +58,29 @@ func TestOperatorWorksWithExactlyThesePermissions(t *testing.T) {
 			helm.run(t, upgradeFlags(test.values...)...)
 			t.Cleanup(func() { restoreWebhooks(t) })
 			operator := startOperator(t, plane, test.args...)
+			operator.meetStrangers(t)
 			operator.liveThrough(t, plane, test.namespace)
 			rolesShippedHoldAtAdmission(t, plane, test.namespace)
 			operator.wasNeverForbidden(t)
 		})
+	}
+}
+
+// meetStrangers connects to every port in a way nobody should, for libraries tell of
+// that by ways of their own, and every line of a log is JSON.
+func (o *operator) meetStrangers(t *testing.T) {
+	t.Helper()
+	for _, address := range o.ports {
+		conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.Copy(io.Discard, conn) // until it is hung up
+		_ = conn.Close()
 	}
 }
 
@@ -188,6 +208,7 @@ type operator struct {
 	controller, server *process.Process
 	serverURL          string
 	controllerMetrics  string
+	ports              []string // that speak TLS
 	client             *http.Client
 }
 
@@ -206,7 +227,10 @@ func startOperator(t testing.TB, plane *controlplane.ControlPlane, args ...strin
 	tokenFile := filepath.Join(dir, "token")
 	write(t, tokenFile, token)
 
-	o := &operator{serverURL: "https://" + public, controllerMetrics: "http://" + controllerMetrics + "/metrics"}
+	o := &operator{
+		serverURL: "https://" + public, controllerMetrics: "http://" + controllerMetrics + "/metrics", ports: []string{public, internal, hooks},
+	}
+	permissionsHold(t, plane, args)
 	o.server = start(t, plane, dir, "server", append(args,
 		"--bind-address="+public, "--grpc-bind-address=0", "--internal-bind-address="+internal, "--internal-advertise-url=https://"+internal,
 		"--metrics-bind-address="+serverHealth, "--shutdown-delay=0s")...)
@@ -229,6 +253,36 @@ func startOperator(t testing.TB, plane *controlplane.ControlPlane, args ...strin
 	}
 	o.client = trusting(t, plane)
 	return o
+}
+
+// permissionsHold waits until the API server goes by what Helm has just written: it
+// learns of roles by a watch of its own.
+func permissionsHold(t testing.TB, plane *controlplane.ControlPlane, args []string) {
+	t.Helper()
+	namespaces := []string{""} // all of them
+	for _, arg := range args {
+		if list, ok := strings.CutPrefix(arg, "--watch-namespaces="); ok {
+			namespaces = strings.Split(list, ",")
+		}
+	}
+	api, _ := clients(t, plane.Config)
+	for _, program := range []string{"controller", "server"} {
+		for _, ns := range namespaces {
+			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+				User: "system:serviceaccount:" + namespace + ":mintmark-" + program,
+				ResourceAttributes: &authorizationv1.ResourceAttributes{
+					Namespace: ns, Group: v1alpha1.GroupVersion.Group, Resource: "servicetokens", Verb: "watch",
+				},
+			}}
+			eventually(t, 30*time.Second, func() error {
+				answer, err := api.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), review, metav1.CreateOptions{})
+				if err == nil && !answer.Status.Allowed {
+					err = fmt.Errorf("the %s may not watch ServiceTokens in namespace %q yet", program, ns)
+				}
+				return err
+			})
+		}
+	}
 }
 
 // start builds one program and runs it as its service account.
@@ -382,10 +436,9 @@ func get(ctx context.Context, url string) ([]byte, error) {
 // address is one of the loopback interface that nobody listens at.
 func address(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := process.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return address
 }

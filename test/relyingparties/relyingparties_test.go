@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +25,7 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/server"
 	"github.com/mintmark-dev/mintmark/test/authority"
 	"github.com/mintmark-dev/mintmark/test/controlplane"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 )
 
 // clusterAudience is what the tokens for Kubernetes are for.
@@ -34,12 +34,8 @@ const clusterAudience = "https://kubernetes.example.com"
 // startIssuer runs a server that is reached at its own issuer's URL.
 func startIssuer(t *testing.T) (a *authority.Authority, issuer string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := process.FreeAddress()
 	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	issuer = "https://" + address

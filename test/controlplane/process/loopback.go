@@ -3,32 +3,65 @@ package process
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // Loopback is the address of a port on 127.0.0.1.
 func Loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// FreePorts finds n ports of 127.0.0.1 that nobody uses, each another one.
+// Ports that programs are told to listen at. They lie below those that the kernel gives
+// to outgoing connections (32768 on Linux, 49152 elsewhere): a port of those can be taken
+// by anybody's connection between its choice and its use.
+const firstPort, lastPort = 10240, 32767
+
+// given are the ports this process has been given.
+var given struct {
+	sync.Mutex
+	ports map[int]bool
+}
+
+// FreePorts finds n ports of 127.0.0.1 that nobody uses, each another one, and none of
+// an earlier call. It is safe for concurrent use.
 func FreePorts(n int) ([]int, error) {
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			_ = l.Close()
-		}
-	}()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", Loopback(0))
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		held, ports[i] = append(held, l), l.Addr().(*net.TCPAddr).Port
+	given.Lock()
+	defer given.Unlock()
+	if given.ports == nil {
+		given.ports = map[int]bool{}
 	}
-	return ports, nil
+	ports := make([]int, 0, n)
+	for range 100 * (n + 1) {
+		if len(ports) == n {
+			return ports, nil
+		}
+		port := firstPort + rand.IntN(lastPort-firstPort+1) //nolint:gosec // spreads choices, hides nothing
+		if given.ports[port] {
+			continue
+		}
+		l, err := net.Listen("tcp", Loopback(port))
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			return nil, fmt.Errorf("free port %d: %w", port, err)
+		}
+		given.ports[port] = true
+		ports = append(ports, port)
+	}
+	return nil, fmt.Errorf("no %d free ports on 127.0.0.1 from %d to %d", n, firstPort, lastPort)
+}
+
+// FreeAddress finds an address of 127.0.0.1 that nobody listens at.
+func FreeAddress() (string, error) {
+	ports, err := FreePorts(1)
+	if err != nil {
+		return "", err
+	}
+	return Loopback(ports[0]), nil
 }
 
 // Probe asks a URL as a kubelet does: anything but 200 within two seconds is an error.
