@@ -48,12 +48,8 @@ const (
 	maxClockSkew = 30 * time.Second
 )
 
-// Names of the cache's indexes.
-const (
-	indexDigest = "digest"
-	indexClass  = "class"
-	indexUID    = "uid"
-)
+// indexClass is the cache's index of credentials by their class.
+const indexClass = "class"
 
 // CredentialConfig is what the credential reconcilers need.
 type CredentialConfig struct {
@@ -101,8 +97,9 @@ func SetupCredentials(mgr ctrl.Manager, cfg CredentialConfig) error {
 	if cfg.Workers == 0 {
 		cfg.Workers = defaultWorkers
 	}
+	claims := newClaims(mgr.GetCache())
 	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
-		if err := setupKind(mgr, cfg, kind); err != nil {
+		if err := setupKind(mgr, cfg, kind, claims); err != nil {
 			return fmt.Errorf("setting up the reconciler of %s: %w", kind.kind, err)
 		}
 	}
@@ -147,22 +144,15 @@ func pointers[T any, P interface {
 	return out
 }
 
-func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) error {
+func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind, claims *claims) error {
 	recorder, err := newRecorder(mgr)
 	if err != nil {
 		return err
 	}
 	r := &credentials{
-		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(),
+		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(), claims: claims,
 	}
-	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
-	if err := indexer.IndexField(ctx, kind.new(), indexDigest, liveDigests); err != nil {
-		return err
-	}
-	if err := indexer.IndexField(ctx, kind.new(), indexClass, classOf); err != nil {
-		return err
-	}
-	if err := indexer.IndexField(ctx, kind.new(), indexUID, func(o client.Object) []string { return []string{string(o.GetUID())} }); err != nil {
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), kind.new(), indexClass, classOf); err != nil {
 		return err
 	}
 	namespace := &metav1.PartialObjectMetadata{}
@@ -182,8 +172,7 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind) erro
 		Owns(&corev1.Secret{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: r.othersSecret, CreateFunc: r.othersNewSecret})).
 		Watches(&v1alpha1.CredentialClass{}, handler.EnqueueRequestsFromMapFunc(r.ofClass)).
 		WatchesMetadata(namespace, handler.EnqueueRequestsFromMapFunc(r.ofNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
-		Watches(serviceTokens.new().(client.Object), handler.EnqueueRequestsFromMapFunc(r.rivals)).
-		Watches(apiKeys.new().(client.Object), handler.EnqueueRequestsFromMapFunc(r.rivals)).
+		WatchesRawSource(claims.of(kind.kind)).
 		Watches(&v1alpha1.Revocation{}, handler.EnqueueRequestsFromMapFunc(r.ofRevocation)).
 		WatchesRawSource(source.Channel(cfg.Keys.Changes(), handler.EnqueueRequestsFromMapFunc(r.all))).
 		WatchesRawSource(source.Channel(cfg.Propagation.Changes(kind.kind), &handler.EnqueueRequestForObject{})).
@@ -219,6 +208,7 @@ type credentials struct {
 	live     client.Reader // reads come from the API server
 	recorder eventRecorder
 	memory   *memory
+	claims   *claims
 	// selectors of the Revocations.
 	selectors selectors
 }
@@ -342,34 +332,8 @@ var errAbandoned = errors.New("somebody else wrote first")
 
 func abandoned(err error) bool { return errors.Is(err, errAbandoned) || apierrors.IsConflict(err) }
 
-// liveDigests are what indexDigest finds a credential by.
-func liveDigests(o client.Object) []string {
-	var digests []string
-	for _, v := range o.(v1alpha1.Credential).CredentialStatus().Versions {
-		if v.State.Live() {
-			digests = append(digests, v.Digest)
-		}
-	}
-	return digests
-}
-
 func classOf(o client.Object) []string {
 	return []string{o.(v1alpha1.Credential).CredentialSpec().CredentialClassName}
-}
-
-// rivals are the credentials of this kind that have a digest which an external
-// one has as well: of two that declare the same value the older keeps it, and
-// the other must be told.
-func (r *credentials) rivals(ctx context.Context, o client.Object) []reconcile.Request {
-	if o.(v1alpha1.Credential).CredentialSpec().External == nil {
-		return nil
-	}
-	var requests []reconcile.Request
-	for _, digest := range liveDigests(o) {
-		requests = append(requests, r.requests(ctx, func(c v1alpha1.Credential) bool { return c.GetUID() != o.GetUID() },
-			client.MatchingFields{indexDigest: digest})...)
-	}
-	return requests
 }
 
 func (r *credentials) ofClass(ctx context.Context, class client.Object) []reconcile.Request {
@@ -411,11 +375,6 @@ func (r *credentials) labelSets(c v1alpha1.Credential) []map[string]string {
 		sets = append(sets, rec.Labels)
 	}
 	return sets
-}
-
-// used finds the credential the servers saw used, by its UID.
-func (r *credentials) used(ctx context.Context, o client.Object) []reconcile.Request {
-	return r.requests(ctx, nil, client.MatchingFields{indexUID: string(o.GetUID())})
 }
 
 func (r *credentials) requests(ctx context.Context, keep func(v1alpha1.Credential) bool, opts ...client.ListOption) []reconcile.Request {

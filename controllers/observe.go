@@ -81,7 +81,7 @@ func (r *credentials) observe(ctx context.Context, key types.NamespacedName) (*s
 	if err := r.observeRevocations(ctx, s); err != nil {
 		return nil, err
 	}
-	if err := r.observeDeclared(ctx, s); err != nil {
+	if err := r.observeDeclared(s); err != nil {
 		return nil, err
 	}
 	if s.observed.Spec.External == nil {
@@ -306,7 +306,7 @@ func (s *selectors) trim(there int) {
 
 // observeDeclared digests what an external credential declares, and looks for
 // an older credential that has one of the digests.
-func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
+func (r *credentials) observeDeclared(s *scope) error {
 	if s.observed.Spec.External == nil {
 		return nil
 	}
@@ -317,12 +317,9 @@ func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
 		}
 		digests, contested := map[string]string{}, false
 		for _, p := range s.peppers {
-			digests[p.ID()] = p.Digest(inner).String()
-			holder, err := r.olderHolder(ctx, s, digests[p.ID()])
-			if err != nil {
-				return err
-			}
-			if holder != "" {
+			digest := p.Digest(inner)
+			digests[p.ID()] = digest.String()
+			if holder := r.olderHolder(s, digest); holder != "" {
 				s.observed.Conflict, contested = holder, true
 			}
 		}
@@ -330,39 +327,6 @@ func (r *credentials) observeDeclared(ctx context.Context, s *scope) error {
 		s.observed.Contested = append(s.observed.Contested, contested)
 	}
 	return nil
-}
-
-// olderHolder names the credential of either kind that has the digest and a
-// better claim to it than this one.
-func (r *credentials) olderHolder(ctx context.Context, s *scope, digest string) (string, error) {
-	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
-		list, err := kind.list(ctx, r.client, client.MatchingFields{indexDigest: digest}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return "", err
-		}
-		for _, c := range list {
-			if c.GetUID() != s.credential.GetUID() && precedes(c, s.credential) {
-				if c.GetNamespace() != s.observed.Namespace {
-					return "a credential of another namespace", nil // whose name is none of this one's business
-				}
-				return fmt.Sprintf("%s %s", kind.kind, c.GetName()), nil
-			}
-		}
-	}
-	return "", nil
-}
-
-// precedes orders the claims of two credentials to one digest: what we minted
-// comes before what somebody declares, whose digest can be of a value that was
-// overheard; then the older comes first, and then the lower UID.
-func precedes(a, b v1alpha1.Credential) bool {
-	if declared := b.CredentialSpec().External != nil; declared != (a.CredentialSpec().External != nil) {
-		return declared
-	}
-	if byTime := a.GetCreationTimestamp().Time.Compare(b.GetCreationTimestamp().Time); byTime != 0 {
-		return byTime < 0
-	}
-	return a.GetUID() < b.GetUID()
 }
 
 // observeSecret reads the target Secret. The cache holds only ours and may lag;

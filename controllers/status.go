@@ -97,12 +97,11 @@ func (r *credentials) adoptable(s *scope, d *lifecycle.Decision) (credential.Tok
 		return credential.Token{}, false
 	}
 	for _, p := range s.peppers {
-		digest := p.Digest(token.Inner()).String()
-		if slices.ContainsFunc(s.observed.Status.Versions, func(v v1alpha1.CredentialVersion) bool { return !v.State.Live() && v.Digest == digest }) {
+		digest := p.Digest(token.Inner())
+		if slices.ContainsFunc(s.observed.Status.Versions, func(v v1alpha1.CredentialVersion) bool { return !v.State.Live() && v.Digest == digest.String() }) {
 			return credential.Token{}, false // a value of our own that has ended: revoked, perhaps
 		}
-		holder, err := r.olderHolder(context.Background(), s, digest)
-		if err != nil || holder != "" {
+		if r.olderHolder(s, digest) != "" {
 			return credential.Token{}, false
 		}
 	}
