@@ -39,6 +39,7 @@ type rig struct {
 	plane     *controlplane.ControlPlane
 	client    client.Client
 	http      *http.Client
+	webhooks  int // the port at which the API server asks a controller
 
 	controller *program
 	servers    []*program
@@ -80,16 +81,18 @@ func startPlane(ctx context.Context, dir string) (*rig, error) {
 
 func (r *rig) binary(name string) string { return filepath.Join(r.dir, "mintmark-"+name) }
 
-// install installs Mintmark, and starts a controller and three servers.
+// install installs Mintmark, and starts a controller that looks after its own namespace
+// alone, until it is told to do its work, and three servers.
 func (r *rig) install(ctx context.Context) error {
 	ports, err := process.FreePorts(1)
 	if err != nil {
 		return err
 	}
-	if _, err := manifests.Install(ctx, r.plane.Config, r.root, ports[0]); err != nil {
+	r.webhooks = ports[0]
+	if _, err := manifests.Install(ctx, r.plane.Config, r.root, r.webhooks); err != nil {
 		return err
 	}
-	if err := r.startController(ctx, ports[0]); err != nil {
+	if err := r.startController(ctx, "--watch-namespaces="+systemNamespace); err != nil {
 		return err
 	}
 	for i := range serverCount {
@@ -133,7 +136,13 @@ func (r *rig) identity(ctx context.Context, process, account string) (kubeconfig
 	return kubeconfig, internalToken, os.WriteFile(internalToken, []byte(token), 0o600)
 }
 
-func (r *rig) startController(ctx context.Context, webhooks int) error {
+// work has a controller look after every namespace.
+func (r *rig) work(ctx context.Context) error {
+	r.controller.Stop(10 * time.Second)
+	return r.startController(ctx)
+}
+
+func (r *rig) startController(ctx context.Context, arguments ...string) error {
 	kubeconfig, token, err := r.identity(ctx, "controller", "mintmark-controller")
 	if err != nil {
 		return err
@@ -143,10 +152,10 @@ func (r *rig) startController(ctx context.Context, webhooks int) error {
 		return err
 	}
 	health, metrics := process.Loopback(ports[0]), process.Loopback(ports[1])
-	r.controller, err = r.run(ctx, "controller", "controller", "http://"+health+"/readyz",
+	r.controller, err = r.run(ctx, "controller", "controller", "http://"+health+"/readyz", append(arguments,
 		"--kubeconfig="+kubeconfig, "--namespace="+systemNamespace, "--leader-elect", "--internal-token-file="+token,
-		"--certificate-names=127.0.0.1,localhost", "--webhook-bind-address="+process.Loopback(webhooks),
-		"--health-probe-bind-address="+health, "--metrics-bind-address="+metrics)
+		"--certificate-names=127.0.0.1,localhost", "--webhook-bind-address="+process.Loopback(r.webhooks),
+		"--health-probe-bind-address="+health, "--metrics-bind-address="+metrics)...)
 	if err == nil {
 		r.controller.metrics = metrics
 	}

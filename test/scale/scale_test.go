@@ -68,9 +68,11 @@ type measurement struct {
 	*rig
 	n int
 
-	// The floors, and the pace of the machine when they were taken.
-	mintFloor, rotationFloor, pace float64
-	rows                           []row
+	// What a bare client does on this installation, and the pace of the machine when that
+	// was measured.
+	floor floor
+	pace  float64
+	rows  []row
 }
 
 // row is one phase of the run.
@@ -80,6 +82,7 @@ type row struct {
 	took   time.Duration
 	floor  float64
 	writes string
+	cpu    string
 	// MB
 	rss, peak, heap, server int
 	note                    string
@@ -103,17 +106,18 @@ func (m *measurement) phase(name string, n int, floor float64, do func() (note s
 	m.must(err)
 	before, err := m.writes(m.ctx)
 	m.must(err)
-	begin := time.Now()
+	begin, used := time.Now(), m.cpu()
 	note, err := do()
 	took := time.Since(begin)
 	m.must(err)
+	cpu := each(used, m.cpu(), n)
 	after, err := m.writes(m.ctx)
 	m.must(err)
 	m.must(m.quiet(m.ctx))
 	slower, err := m.rig.pace(m.ctx)
 	m.must(err)
 	floor *= (faster + slower) / 2 / m.pace
-	w := row{name: name, n: n, took: took, floor: floor, writes: perCredential(before, after, n), note: note}
+	w := row{name: name, n: n, took: took, floor: floor, writes: perCredential(before, after, n), cpu: cpu, note: note}
 	w.rss, w.peak = m.controller.memory()
 	w.heap = m.controller.heap(m.ctx)
 	for _, s := range m.servers {
@@ -121,23 +125,29 @@ func (m *measurement) phase(name string, n int, floor float64, do func() (note s
 		w.server = max(w.server, rss)
 	}
 	m.rows = append(m.rows, w)
-	m.say("%s: %d in %s, %.0f/s; controller %d MB resident (peak %d, heap %d), servers up to %d MB; each: %s; %s",
-		name, n, took.Round(time.Millisecond), float64(n)/took.Seconds(), w.rss, w.peak, w.heap, w.server, w.writes, note)
+	m.say("%s: %d in %s, %.0f/s; controller %d MB resident (peak %d, heap %d), servers up to %d MB; each: %s; CPU: %s; %s",
+		name, n, took.Round(time.Millisecond), float64(n)/took.Seconds(), w.rss, w.peak, w.heap, w.server, w.writes, w.cpu, note)
 }
 
 func (m *measurement) run() {
-	m.say("a bare client makes the same writes")
+	size := min(m.n/4, 1000)
+	m.say("a bare client makes the same writes where nothing is installed")
+	alone, err := m.rig.floor(m.ctx, "floor-alone", size)
+	m.must(err)
+	m.say("%.0f mints/s (CPU: %s), %.0f rotations/s (CPU: %s)", alone.mint, alone.mintCPU, alone.rotation, alone.rotationCPU)
+	m.must(m.install(m.ctx))
+	m.say("and where webhooks and policies are asked, and servers watch")
 	begin, err := m.rig.pace(m.ctx)
 	m.must(err)
-	m.mintFloor, m.rotationFloor, err = m.floor(m.ctx, min(m.n/4, 1000))
+	m.floor, err = m.rig.floor(m.ctx, "floor", size)
 	m.must(err)
 	end, err := m.rig.pace(m.ctx)
 	m.must(err)
 	m.pace = (begin + end) / 2
-	m.say("floor: %.0f mints/s, %.0f rotations/s", m.mintFloor, m.rotationFloor)
-	m.must(m.install(m.ctx))
+	m.say("floor: %.0f mints/s (CPU: %s), %.0f rotations/s (CPU: %s)", m.floor.mint, m.floor.mintCPU, m.floor.rotation, m.floor.rotationCPU)
+	m.must(m.work(m.ctx))
 
-	m.phase("created", m.n, m.mintFloor, func() (string, error) {
+	m.phase("created", m.n, m.floor.mint, func() (string, error) {
 		if err := m.createAll(m.ctx, m.n); err != nil {
 			return "", err
 		}
@@ -153,7 +163,7 @@ func (m *measurement) run() {
 }
 
 func (m *measurement) rotation(name string) {
-	m.phase(name, m.n, m.rotationFloor, func() (string, error) {
+	m.phase(name, m.n, m.floor.rotation, func() (string, error) {
 		before, err := m.transitions(m.ctx, v1alpha1.ReasonRotated)
 		if err != nil {
 			return "", err
@@ -318,7 +328,7 @@ func (m *measurement) print() {
 	_ = w.Flush()
 	fmt.Println("\nRequests for each credential, the person's own among them:")
 	for _, r := range m.rows {
-		fmt.Printf("  %s: %s\n", r.name, r.writes)
+		fmt.Printf("  %s: %s\n    CPU: %s\n", r.name, r.writes, r.cpu)
 		if r.note != "" {
 			fmt.Printf("    %s\n", r.note)
 		}
