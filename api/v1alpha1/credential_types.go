@@ -438,8 +438,7 @@ type CredentialStatus struct {
 	// versions of the credential, latest first. Ended ones are kept as history
 	// for a while.
 	// +optional
-	// +listType=map
-	// +listMapKey=version
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Versions []CredentialVersion `json:"versions,omitempty"`
 
@@ -481,8 +480,7 @@ type CredentialStatus struct {
 
 	// transitions not yet known to be stored in the audit log, oldest first.
 	// +optional
-	// +listType=map
-	// +listMapKey=id
+	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Transitions []Transition `json:"transitions,omitempty"`
 
