@@ -20,7 +20,7 @@ func Transform(o any) (any, error) {
 		return o, nil // a tombstone
 	}
 	object.SetManagedFields(nil)
-	object.SetLabels(shared(object.GetLabels()))
+	object.SetLabels(sharedLabels(object.GetLabels()))
 	object.SetNamespace(share(object.GetNamespace()))
 	switch object := object.(type) {
 	case v1alpha1.Credential:
@@ -75,6 +75,17 @@ func shrinkStatus(s *v1alpha1.CredentialStatus) {
 
 // share gives a text that equal ones share, for as long as any of them is held.
 func share[T ~string](s T) T { return unique.Make(s).Value() }
+
+// sharedLabels are the labels of an object. Nearly every Secret has but one, ours, and all
+// those have one map: nothing is written into what the cache holds.
+func sharedLabels(m map[string]string) map[string]string {
+	if len(m) == 1 && m[v1alpha1.LabelManaged] == managedOnly[v1alpha1.LabelManaged] {
+		return managedOnly
+	}
+	return shared(m)
+}
+
+var managedOnly = map[string]string{v1alpha1.LabelManaged: "true"}
 
 func shared(m map[string]string) map[string]string {
 	if len(m) == 0 {

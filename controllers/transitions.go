@@ -39,7 +39,7 @@ type Transitions struct {
 
 	mu      sync.Mutex
 	waiting map[string]internalapi.TransitionItem // by id
-	stored  map[types.UID]map[string]struct{}     // of those that stand in status still
+	stored  map[types.UID][]string                // of those that stand in status still
 	crowded map[types.UID]types.NamespacedName    // to be told of once theirs are stored
 	there   map[types.UID]struct{}                // credentials that are not gone
 }
@@ -47,7 +47,7 @@ type Transitions struct {
 // NewTransitions makes a Transitions; Start runs it.
 func NewTransitions(fleet *Fleet) *Transitions {
 	return &Transitions{
-		fleet: fleet, wake: make(chan struct{}, 1), waiting: map[string]internalapi.TransitionItem{}, stored: map[types.UID]map[string]struct{}{},
+		fleet: fleet, wake: make(chan struct{}, 1), waiting: map[string]internalapi.TransitionItem{}, stored: map[types.UID][]string{},
 		crowded: map[types.UID]types.NamespacedName{}, there: map[types.UID]struct{}{},
 		changes: map[v1alpha1.Kind]chan event.GenericEvent{
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024), v1alpha1.KindAPIKey: make(chan event.GenericEvent, 1024),
@@ -70,12 +70,12 @@ func (t *Transitions) Note(kind v1alpha1.Kind, c v1alpha1.Credential) {
 	}
 	t.there[uid] = struct{}{}
 	known := t.stored[uid]
-	kept := make(map[string]struct{}, len(known))
+	var kept []string
 	added := false
 	for i := range status.Transitions {
 		id := status.Transitions[i].ID
-		if _, ok := known[id]; ok {
-			kept[id] = struct{}{}
+		if slices.Contains(known, id) {
+			kept = append(kept, id)
 			continue
 		}
 		if _, ok := t.waiting[id]; !ok {
@@ -127,10 +127,7 @@ func (t *Transitions) Prune(uid types.UID, all []v1alpha1.Transition) []v1alpha1
 	if len(known) == 0 {
 		return all
 	}
-	left := slices.DeleteFunc(slices.Clone(all), func(tr v1alpha1.Transition) bool {
-		_, ok := known[tr.ID]
-		return ok
-	})
+	left := slices.DeleteFunc(slices.Clone(all), func(tr v1alpha1.Transition) bool { return slices.Contains(known, tr.ID) })
 	if len(left) == 0 {
 		return nil
 	}
@@ -266,13 +263,15 @@ func (t *Transitions) settle(batch []internalapi.TransitionItem) map[types.Names
 		if _, ok := t.there[uid]; !ok {
 			continue
 		}
-		if t.stored[uid] == nil {
-			t.stored[uid] = map[string]struct{}{}
+		if !slices.Contains(t.stored[uid], item.ID) {
+			t.stored[uid] = append(t.stored[uid], item.ID)
 		}
-		t.stored[uid][item.ID] = struct{}{}
 		if key, ok := t.crowded[uid]; ok {
 			tell[key] = v1alpha1.Kind(item.Kind)
 		}
+	}
+	if len(t.waiting) == 0 {
+		t.waiting = map[string]internalapi.TransitionItem{} // a map keeps the room of what it has held
 	}
 	return tell
 }
