@@ -84,6 +84,10 @@ func (i *Issuer) checkPublished(h header, signed string, signature []byte, mayCh
 	if mayCheck != nil && !mayCheck() {
 		return ErrUnchecked
 	}
+	if !i.checks.enter() {
+		return ErrBusy
+	}
+	defer i.checks.leave()
 	if err := method.Verify(signed, signature, key.Key.Public()); err != nil {
 		return ErrSignature
 	}

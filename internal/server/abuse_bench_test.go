@@ -25,7 +25,7 @@ func asked(b *testing.B, client, value string) *http.Request {
 func (e *edge) block(b *testing.B, client string) {
 	b.Helper()
 	for range 30 {
-		e.public.ServeHTTP(&discardWriter{http.Header{}}, asked(b, client, newValue(b, nil)))
+		e.public.ServeHTTP(&discardWriter{header: http.Header{}}, asked(b, client, newValue(b, nil)))
 	}
 	if e.public.guard.blockedNow(e.now()) == 0 {
 		b.Fatal("it is not blocked")
@@ -46,7 +46,7 @@ func BenchmarkAbuse(b *testing.B) {
 	e.block(b, attacker)
 	run := func(name, client, value string) {
 		b.Run(name, func(b *testing.B) {
-			req, w := asked(b, client, value), &discardWriter{http.Header{}}
+			req, w := asked(b, client, value), &discardWriter{header: http.Header{}}
 			b.ReportAllocs()
 			for b.Loop() {
 				clear(w.header)
@@ -86,7 +86,7 @@ func BenchmarkBesideAFlood(b *testing.B) {
 			if flood.value != "" {
 				req := asked(b, attacker, flood.value)
 				flooding.Go(func() {
-					w := &discardWriter{http.Header{}}
+					w := &discardWriter{header: http.Header{}}
 					for {
 						select {
 						case <-stop:
@@ -98,7 +98,7 @@ func BenchmarkBesideAFlood(b *testing.B) {
 					}
 				})
 			}
-			req, w := asked(b, bystander, good.value()), &discardWriter{http.Header{}}
+			req, w := asked(b, bystander, good.value()), &discardWriter{header: http.Header{}}
 			var took []time.Duration
 			for b.Loop() {
 				clear(w.header)

@@ -58,8 +58,11 @@ func refusal(reason authn.Reason) *problem {
 func (d *decider) verifyJWT(e *evaluation, token string) *problem {
 	mayCheck := d.guard.mayCheck(e)
 	claims, err := d.issuer.Verify(token, e.now, oauth.Expect{MayCheck: mayCheck})
-	if errors.Is(err, oauth.ErrUnchecked) {
+	switch {
+	case errors.Is(err, oauth.ErrUnchecked):
 		return d.guard.unchecked(e)
+	case errors.Is(err, oauth.ErrBusy):
+		return e.refuse(codeBusy, err.Error(), problemUnavailable)
 	}
 	if err != nil {
 		if d.foreign.direct() && neverSigned(err) && mayCheck != nil && !mayCheck() {
@@ -105,23 +108,34 @@ func (e *evaluation) may() mandate {
 	if e.how != presentedJWT {
 		return mandate{permissions: strings.Join(who.Permissions, " "), roles: strings.Join(who.Roles, " "), admin: who.Admin}
 	}
-	roles := slices.DeleteFunc(slices.Clone(e.claims.Roles), func(r string) bool { return !slices.Contains(who.Roles, r) })
-	m := mandate{roles: strings.Join(roles, " "), email: e.email(), admin: e.claims.Admin && who.Admin}
+	m := mandate{roles: strings.Join(both(e.claims.Roles, who.Roles), " "), email: e.email(), admin: e.claims.Admin && who.Admin}
 	if m.admin {
 		m.permissions = authz.Everything
 		return m
 	}
+	if slices.Equal(e.claims.Permissions, who.Permissions) && slices.IsSorted(who.Permissions) {
+		m.permissions = strings.Join(who.Permissions, " ") // nothing has changed since it was issued
+		return m
+	}
 	// Of two patterns that overlap one covers the other, so what both sides have is what
 	// each says and the other allows.
-	both := slices.DeleteFunc(slices.Clone(e.claims.Permissions), func(p string) bool { return !e.allows(p) })
+	shared := slices.DeleteFunc(slices.Clone(e.claims.Permissions), func(p string) bool { return !e.allows(p) })
 	for _, p := range who.Permissions {
-		if e.scope.Allows(p) && !slices.Contains(both, p) {
-			both = append(both, p)
+		if e.scope.Allows(p) && !slices.Contains(shared, p) {
+			shared = append(shared, p)
 		}
 	}
-	slices.Sort(both)
-	m.permissions = strings.Join(both, " ")
+	slices.Sort(shared)
+	m.permissions = strings.Join(shared, " ")
 	return m
+}
+
+// both is what is in one list and in the other.
+func both(one, other []string) []string {
+	if slices.Equal(one, other) {
+		return one
+	}
+	return slices.DeleteFunc(slices.Clone(one), func(s string) bool { return !slices.Contains(other, s) })
 }
 
 // decisions counts verdicts, the counters being looked up once.
@@ -155,9 +169,20 @@ func (p *public) record(v *visit, took time.Duration) {
 	if !p.log.Enabled(context.Background(), level) {
 		return
 	}
-	if level == slog.LevelInfo && !p.lines.allow() {
+	if level != slog.LevelInfo {
+		p.writeLine(level, v, took)
 		return
 	}
+	if !p.lines.allow() {
+		return
+	}
+	// Only what was one of ours has a line of its own: it must not make the answer later
+	// than that to an unknown value (I16). lineLimit bounds how many are under way.
+	late := *v
+	go p.writeLine(level, &late, took)
+}
+
+func (p *public) writeLine(level slog.Level, v *visit, took time.Duration) {
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
 		slog.String("request_id", v.id), slog.String("route", v.route.name), slog.String("method", methodName(v.method)),

@@ -71,6 +71,7 @@ const (
 	codeRenewal     = "Renewal"
 	codeRateLimit   = "RateLimit"
 	codeBlocked     = "Blocked"
+	codeBusy        = "Busy"
 )
 
 // refuse notes why, and gives what the caller is told.

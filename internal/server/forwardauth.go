@@ -63,11 +63,12 @@ func (p *public) needHeader(x *exchange) (problem *problem) {
 // originalOf reads what a trusted gateway tells of the request it asks about. Traefik
 // and Caddy do it in X-Forwarded-*, nginx configurations in X-Original-*.
 func originalOf(h http.Header) original {
+	target, canonical := originalTarget(h)
 	o := original{
 		method: single(h, "X-Forwarded-Method", "X-Original-Method"), scheme: single(h, "X-Forwarded-Proto"), host: single(h, "X-Forwarded-Host"),
-		userAgent: single(h, "User-Agent"), ambiguous: !canonicalOriginal(h),
+		userAgent: single(h, "User-Agent"), ambiguous: !canonical,
 	}
-	if target := single(h, originalHeaders[:]...); target != "" && !o.ambiguous {
+	if canonical && target != "" {
 		o.path = pathOf(target)
 	}
 	return o
@@ -107,24 +108,24 @@ func pathOf(target string) string {
 // and Caddy in the first, nginx configurations in the others.
 var originalHeaders = [...]string{"X-Forwarded-Uri", "X-Original-Uri", "X-Original-Url"}
 
-// canonicalOriginal tells whether the path the gateway tells of can be read in one way
-// only. What a gateway matched and what a backend makes of it must not differ.
-func canonicalOriginal(h http.Header) bool {
-	told := ""
+// originalTarget is the request target the gateway tells of, empty where it tells of none,
+// and whether its path can be read in one way only. What a gateway matched and what a
+// backend makes of it must not differ.
+func originalTarget(h http.Header) (told string, canonical bool) {
 	for _, name := range originalHeaders {
 		lines := h[name]
 		switch {
 		case len(lines) > 1:
-			return false
+			return "", false
 		case len(lines) == 0:
 			continue
 		case !canonicalTarget(lines[0]) || told != "" && told != lines[0]:
 			// The gateway sets one of them; another one is the client's.
-			return false
+			return "", false
 		}
 		told = lines[0]
 	}
-	return true
+	return told, true
 }
 
 // canonicalTarget tells whether a request target's path can be read in one way only: no
@@ -132,7 +133,10 @@ func canonicalOriginal(h http.Header) bool {
 // that would change its structure once decoded, nothing that is no UTF-8 (%c0%af is a slash
 // to some), encoded once only, and nothing encoded that need not be (RFC 3986, section 6.2.2.2): a gateway that compares /%61dmin with
 // /admin may find them different where a backend does not.
-func canonicalTarget(target string) bool {
+func canonicalTarget(target string) bool { return plainTarget(target) || soundTarget(target) }
+
+// soundTarget looks at everything.
+func soundTarget(target string) bool {
 	if scheme, rest, absolute := strings.Cut(target, "://"); absolute && !strings.ContainsAny(scheme, "/?#") {
 		// With a query and no path there is nothing for a slash in the query to begin.
 		slash := strings.IndexAny(rest, "/?")
@@ -160,6 +164,23 @@ func canonicalTarget(target string) bool {
 		}
 	}
 	return !needlesslyEncoded(p) && !hasOddSegments(decoded)
+}
+
+// plainTarget tells of the common case, a path of nothing but letters, digits, dashes,
+// underscores and single slashes, and perhaps a query: it can be read in one way only.
+func plainTarget(target string) bool {
+	if target == "" || target[0] != '/' {
+		return false
+	}
+	for i := 1; i < len(target); i++ {
+		switch c := target[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		case c == '/' && target[i-1] != '/':
+		default:
+			return c == '?'
+		}
+	}
+	return true
 }
 
 // needlesslyEncoded looks for encoded unreserved characters. The encoding is sound.

@@ -4,8 +4,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/mintmark-dev/mintmark/internal/jsontext"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -26,15 +29,10 @@ const (
 
 var introspectionNeed = &need{permissions: []string{PermissionIntrospect}}
 
-// introspection is the answer of POST /oauth2/introspect (RFC 7662, section 2.2). Of what
-// is not active nothing is told.
-type introspection struct {
-	Active bool `json:"active"`
-
-	*activeToken
-}
-
+// activeToken is the answer of POST /oauth2/introspect (RFC 7662, section 2.2) about a token
+// that is active. Of what is not nothing is told.
 type activeToken struct {
+	Active bool `json:"active"` // always
 	// Scope is the permissions, and Permissions the same: some clients look for one, some
 	// for the other. Roles too are separated by spaces.
 	Scope       string `json:"scope,omitempty"`
@@ -89,20 +87,23 @@ func (p *public) introspect(x *exchange) *problem {
 	switch {
 	case !asked.verdict.OK:
 		x.note = "introspected: " + asked.verdict.Reason.Code()
-		return writeJSON(x.w, introspection{})
+		return answerJSON(x.w, notActive)
 	case !x.reaches(&asked, PermissionIntrospectEverywhere):
 		x.note = "introspected: of another namespace"
-		return writeJSON(x.w, introspection{})
+		return answerJSON(x.w, notActive)
 	}
 	x.note = "introspected: " + asked.caller().Subject
-	return writeJSON(x.w, introspection{Active: true, activeToken: p.describe(&asked)})
+	return answerJSON(x.w, p.describe(&asked).appendJSON(make([]byte, 0, 768)))
 }
+
+// notActive is the whole answer about what is not active.
+var notActive = []byte(`{"active":false}`)
 
 // describe tells what an active token is.
 func (p *public) describe(e *evaluation) *activeToken {
 	who, may := e.caller(), e.may()
 	t := &activeToken{
-		Scope: may.permissions, Permissions: may.permissions, Roles: may.roles, ClientID: who.Subject, Username: who.Name, TokenType: "Bearer",
+		Active: true, Scope: may.permissions, Permissions: may.permissions, Roles: may.roles, ClientID: who.Subject, Username: who.Name, TokenType: "Bearer",
 		Subject: who.Subject, Audience: who.JWT.Audiences, Issuer: p.issuer.Issuer(), Namespace: who.Namespace, Kind: string(who.Kind),
 		KeyID: who.UID, Version: who.Version, IsAdmin: may.admin, Method: "key",
 	}
@@ -125,6 +126,43 @@ func (p *public) describe(e *evaluation) *activeToken {
 	return t
 }
 
+// appendJSON writes what encoding/json would.
+func (t *activeToken) appendJSON(b []byte) []byte {
+	text := func(name, value string) {
+		if value != "" {
+			b = jsontext.AppendString(append(b, name...), value)
+		}
+	}
+	number := func(name string, value int64) {
+		if value != 0 {
+			b = strconv.AppendInt(append(b, name...), value, 10)
+		}
+	}
+	b = strconv.AppendBool(append(b, `{"active":`...), t.Active)
+	text(`,"scope":`, t.Scope)
+	text(`,"permissions":`, t.Permissions)
+	text(`,"roles":`, t.Roles)
+	b = jsontext.AppendString(append(b, `,"client_id":`...), t.ClientID)
+	b = jsontext.AppendString(append(b, `,"username":`...), t.Username)
+	b = jsontext.AppendString(append(b, `,"token_type":`...), t.TokenType)
+	number(`,"exp":`, t.Expires)
+	number(`,"iat":`, t.IssuedAt)
+	number(`,"nbf":`, t.NotBefore)
+	b = jsontext.AppendString(append(b, `,"sub":`...), t.Subject)
+	if len(t.Audience) > 0 {
+		b = jsontext.AppendStrings(append(b, `,"aud":`...), t.Audience)
+	}
+	b = jsontext.AppendString(append(b, `,"iss":`...), t.Issuer)
+	text(`,"jti":`, t.ID)
+	text(`,"namespace":`, t.Namespace)
+	text(`,"kind":`, t.Kind)
+	b = jsontext.AppendString(append(b, `,"key_id":`...), t.KeyID)
+	b = strconv.AppendInt(append(b, `,"version":`...), t.Version, 10)
+	b = strconv.AppendBool(append(b, `,"is_admin":`...), t.IsAdmin)
+	b = jsontext.AppendString(append(b, `,"method":`...), t.Method)
+	return append(b, '}')
+}
+
 // reaches tells whether the caller's permission, which it holds, is for the credential
 // asked about: tenants do not see one another.
 func (x *exchange) reaches(asked *evaluation, everywhere string) bool {
@@ -138,27 +176,83 @@ func asBearer(token string) carried { return carried{authorizations: []string{"B
 // readOAuthForm reads the body of a request to the OAuth endpoints. A parameter that is
 // not known is let be, one that comes twice is not (RFC 6749, section 3.2). The query is
 // not read: logs would keep it.
-func readOAuthForm(w http.ResponseWriter, r *http.Request) (url.Values, *problem) {
-	if mediaType(r.Header) != "application/x-www-form-urlencoded" {
+func readOAuthForm(w http.ResponseWriter, r *http.Request) (parameters, *problem) {
+	if mediaType(r.Header) != mediaTypeForm {
 		return nil, problemForm
 	}
 	body, p := readBody(w, r, maxBody)
 	if p != nil {
 		return nil, p
 	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "The body is not a form.")
-	}
-	for _, values := range form {
-		if len(values) > 1 {
-			return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "A parameter is there more than once.")
-		}
+	form, wrong := parseParameters(string(body))
+	if wrong != "" {
+		return nil, oauthProblem(http.StatusBadRequest, "invalid_request", wrong)
 	}
 	if token := form.Get("token"); token == "" || len(token) > oauth.MaxTokenLen || strings.ContainsAny(token, " ,\r\n") {
 		return nil, oauthProblem(http.StatusBadRequest, "invalid_request", "token: send one token.")
 	}
 	return form, nil
+}
+
+// parameters are those of a form, each there once.
+type parameters []parameter
+
+type parameter struct{ name, value string }
+
+// maxParameters is more than OAuth has. It bounds the search for those that come twice.
+const maxParameters = 32
+
+// What may be wrong with a form.
+const (
+	detailNoForm = "The body is not a form."
+	detailTwice  = "A parameter is there more than once."
+	detailMany   = "There are more than 32 parameters."
+)
+
+// parseParameters reads what url.ParseQuery reads, without a map: there are one or two. It
+// tells what is wrong, if something is.
+func parseParameters(body string) (form parameters, wrong string) {
+	form = make(parameters, 0, 2)
+	for body != "" {
+		var text string
+		text, body, _ = strings.Cut(body, "&")
+		if text == "" {
+			continue
+		}
+		if strings.IndexByte(text, ';') >= 0 {
+			return nil, detailNoForm
+		}
+		name, value, _ := strings.Cut(text, "=")
+		name, err := url.QueryUnescape(name)
+		if err != nil {
+			return nil, detailNoForm
+		}
+		if value, err = url.QueryUnescape(value); err != nil {
+			return nil, detailNoForm
+		}
+		switch {
+		case form.has(name):
+			return nil, detailTwice
+		case len(form) == maxParameters:
+			return nil, detailMany
+		}
+		form = append(form, parameter{name, value})
+	}
+	return form, ""
+}
+
+func (f parameters) has(name string) bool {
+	return slices.ContainsFunc(f, func(p parameter) bool { return p.name == name })
+}
+
+// Get is the value of a parameter; empty where it is not there.
+func (f parameters) Get(name string) string {
+	for i := range f {
+		if f[i].name == name {
+			return f[i].value
+		}
+	}
+	return ""
 }
 
 var problemForm = newProblem(http.StatusUnsupportedMediaType, outcomeInvalid, "Send application/x-www-form-urlencoded, without content coding.")

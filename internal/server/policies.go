@@ -2,6 +2,7 @@ package server
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,8 @@ type policies struct {
 	audit   *auditor // nil: nothing is recorded
 	states  *prometheus.GaugeVec
 	results *prometheus.CounterVec
+	// noGateway: no gateway's word is taken on the request it asks about.
+	noGateway bool
 
 	mu     sync.Mutex
 	known  map[string]knownPolicy
@@ -103,7 +106,19 @@ func (p *policies) compile(name string, spec *v1alpha1.AccessPolicySpec) knownPo
 		known.state = policyDryRun
 	}
 	p.log.Info("AccessPolicy in force", "audit", true, "policy", name, "effect", string(spec.Effect), "state", known.state)
+	if fields := toldByGateways(known.compiled); p.noGateway && len(fields) > 0 {
+		p.log.Warn("AccessPolicy reads fields of the request that are empty at /forward-auth, for no gateway is among --trusted-proxies; "+
+			"ext_authz and the check call tell them in any case", "policy", name, "fields", fields, "remedy", "--trusted-proxies, server.trustedProxies in the chart")
+	}
 	return known
+}
+
+// toldByGateways are the fields that the policy reads and that /forward-auth knows from
+// headers of trusted gateways alone.
+func toldByGateways(c *policy.Compiled) []string {
+	return slices.DeleteFunc(c.RequestFields(), func(field string) bool {
+		return !slices.Contains([]string{"method", "scheme", "host", "path", "userAgent"}, field)
+	})
 }
 
 // remove forgets a policy. publish has to follow.

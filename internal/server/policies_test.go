@@ -240,10 +240,38 @@ func TestAServerFollowsPolicies(t *testing.T) {
 	}
 	change(func() { p.Spec.Rules[0].Expression = "subject.name != '" + c.object.Name + "'" })
 	r.expect(soon, c, 200, "one that is mended")
-	change(func() { p.Spec.Rules[0].Expression = "true" })
-	r.expect(soon, c, 403, "one that denies again")
+	change(func() { p.Spec.Rules[0].Expression = "request.path == ''" })
+	r.expect(soon, c, 403, "one that denies again, for no gateway is trusted to tell the path")
+	eventually(t, soon, "the log warns of that", func() bool { return strings.Contains(r.log.String(), "no gateway is among --trusted-proxies") })
 	if err := in.client.Delete(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	r.expect(soon, c, 200, "its deletion")
+}
+
+func TestAPolicyThatReadsWhatNoGatewayTellsIsWarnedOf(t *testing.T) {
+	const warning = "fields of the request that are empty"
+	for name, c := range map[string]struct {
+		expression string
+		untrusting bool
+		want       string // fields; empty: no warning
+	}{
+		"the path, and no gateway is trusted":       {"request.path.startsWith('/admin') || request.method == 'DELETE'", true, `["method","path"]`},
+		"the path, and a gateway is trusted":        {"request.path.startsWith('/admin')", false, ""},
+		"what the service says, and none is":        {"request.action == 'pay' && subject.admin", true, ""},
+		"a field of that name of something else":    {"resource.attributes.path == 'x'", true, ""},
+		"how the caller authenticated":              {"subject.method == 'jwt'", true, ""},
+		"the path within a macro":                   {"subject.roles.exists(r, r == request.path)", true, `["path"]`},
+		"whether there is one, and none is trusted": {"has(request.userAgent)", true, `["userAgent"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newPolicyBench()
+			b.policies.noGateway = c.untrusting
+			b.list(policyRule("p", v1alpha1.PolicyDeny, c.expression))
+			log := b.log.String()
+			if got := strings.Contains(log, warning); got != (c.want != "") || !strings.Contains(log, c.want) {
+				t.Errorf("warned: %v, want %v of %s\n%s", got, c.want != "", c.want, log)
+			}
+		})
+	}
 }

@@ -37,5 +37,5 @@ func (t *tokens) renew(x *exchange) *problem {
 		return t.failed(x, err)
 	}
 	t.metrics.issued.Inc()
-	return writeJSON(x.w, answerWith(token, claims))
+	return answerJSON(x.w, answerWith(token, &claims).appendJSON(make([]byte, 0, 1536)))
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
@@ -36,6 +37,9 @@ func (p *public) revoke(x *exchange) *problem {
 		return problemNoDenyList
 	}
 	claims, err := p.issuer.Verify(token, x.now, oauth.Expect{})
+	if errors.Is(err, oauth.ErrBusy) {
+		return x.refuse(codeBusy, err.Error(), problemUnavailable) // it is not known to be no token
+	}
 	if err != nil {
 		x.note = "nothing to revoke: " + err.Error()
 		return revoked(x)

@@ -62,7 +62,7 @@ func TestHowLongARefusalTakesDoesNotTellWhy(t *testing.T) {
 		{"revoked", revoked.value()}, {"expired", expired.value()}, {"a wrong checksum", newValue(t, nil) + "00000000"},
 	}
 	const rounds, batch = 300, 40
-	times, w := make([]sample, len(values)), &discardWriter{http.Header{}}
+	times, w := make([]sample, len(values)), &discardWriter{header: http.Header{}}
 	requests := make([]*http.Request, len(values))
 	for i, v := range values {
 		req, err := http.NewRequest(http.MethodGet, "/api/auth/profile", nil)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/authn"
+	"github.com/mintmark-dev/mintmark/internal/jsontext"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -50,14 +51,32 @@ func (t *tokens) exchange(x *exchange) *problem {
 		return t.failed(x, err)
 	}
 	t.metrics.issued.Inc()
-	return writeJSON(x.w, answerWith(token, claims))
+	return answerJSON(x.w, answerWith(token, &claims).appendJSON(make([]byte, 0, 1536)))
 }
 
-func answerWith(token string, claims oauth.Claims) tokenResponse {
-	return tokenResponse{
+func answerWith(token string, claims *oauth.Claims) *tokenResponse {
+	return &tokenResponse{
 		Token: token, ExpiresIn: int64(claims.Expires.Sub(claims.IssuedAt) / time.Second), TokenType: "Bearer",
 		KeyID: claims.CredentialUID, Permissions: claims.Scope(), IsAdmin: claims.Admin,
 	}
+}
+
+// appendJSON writes what encoding/json would.
+func (t *tokenResponse) appendJSON(b []byte) []byte {
+	b = jsontext.AppendString(append(b, `{"token":`...), t.Token)
+	b = strconv.AppendInt(append(b, `,"expires_in":`...), t.ExpiresIn, 10)
+	b = jsontext.AppendString(append(b, `,"token_type":`...), t.TokenType)
+	b = jsontext.AppendString(append(b, `,"key_id":`...), t.KeyID)
+	b = jsontext.AppendString(append(b, `,"permissions":`...), t.Permissions)
+	b = strconv.AppendBool(append(b, `,"is_admin":`...), t.IsAdmin)
+	return append(b, '}')
+}
+
+// answerJSON sends JSON.
+func answerJSON(w http.ResponseWriter, body []byte) *problem {
+	w.Header()["Content-Type"] = jsonContentType
+	_, _ = w.Write(body)
+	return nil
 }
 
 func (t *tokens) failed(x *exchange, err error) *problem {
@@ -102,7 +121,7 @@ func readTokenRequest(w http.ResponseWriter, r *http.Request) (oauth.Options, *p
 	}
 	var ask tokenRequest
 	switch mediaType(r.Header) {
-	case "application/json":
+	case mediaTypeJSON:
 		strict, err := strictjson.UnmarshalStrict(body, &ask)
 		var bad *fieldError
 		switch {
@@ -111,7 +130,7 @@ func readTokenRequest(w http.ResponseWriter, r *http.Request) (oauth.Options, *p
 		case err != nil || len(strict) > 0:
 			return oauth.Options{}, badRequest(detailBody)
 		}
-	case "application/x-www-form-urlencoded":
+	case mediaTypeForm:
 		if p := ask.readForm(string(body)); p != nil {
 			return oauth.Options{}, p
 		}
@@ -214,7 +233,16 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *pro
 	if r.ContentLength > limit {
 		return nil, problemTooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var body []byte
+	var err error
+	switch r.ContentLength {
+	case 0:
+	case -1: // it does not say how long it is
+		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	default:
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, body)
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -225,11 +253,21 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *pro
 	return body, nil
 }
 
+// Media types of what is sent here.
+const (
+	mediaTypeForm = "application/x-www-form-urlencoded"
+	mediaTypeJSON = "application/json"
+)
+
 func mediaType(h http.Header) string {
 	if len(h["Content-Type"]) != 1 {
 		return ""
 	}
-	parsed, _, err := mime.ParseMediaType(h["Content-Type"][0])
+	told := h["Content-Type"][0]
+	if told == mediaTypeForm || told == mediaTypeJSON {
+		return told // as nearly everybody writes it
+	}
+	parsed, _, err := mime.ParseMediaType(told)
 	if err != nil {
 		return ""
 	}

@@ -29,13 +29,8 @@ type gateway struct {
 	start func(t *testing.T, m *mintmark, backend string) string
 }
 
-// gateways are those tested: Traefik where its binary is named.
 func gateways() []gateway {
-	tested := []gateway{{"nginx", startNginx}, {"caddy", startCaddy}, {"haproxy", startHAProxy}}
-	if os.Getenv(traefikBinary) != "" {
-		tested = append(tested, gateway{"traefik", startTraefik})
-	}
-	return tested
+	return []gateway{{"nginx", startNginx}, {"caddy", startCaddy}, {"haproxy", startHAProxy}, {"traefik", startTraefik}}
 }
 
 func startNginx(t *testing.T, m *mintmark, backend string) string {
@@ -91,10 +86,6 @@ func debian(t *testing.T, program, pkg string) string {
 	return binary
 }
 
-// traefikBinary names a release of Traefik. It cannot be built here: its module on the
-// proxy lacks the web interface that it embeds.
-const traefikBinary = "MINTMARK_TEST_TRAEFIK"
-
 func startTraefik(t *testing.T, m *mintmark, backend string) string {
 	dir, port := t.TempDir(), freePort(t)
 	fill(t, "traefik", dir, map[string]string{
@@ -102,7 +93,7 @@ func startTraefik(t *testing.T, m *mintmark, backend string) string {
 		"https://mintmark-server.mintmark-system.svc/": "https://" + m.Address + "/", "/etc/mintmark/ca.crt": m.CAFile,
 	})
 	return run(t, dir, port, process.Config{
-		Name: "traefik", Path: os.Getenv(traefikBinary), Args: []string{"--configFile=" + dir + "/traefik.yaml"}, Dir: dir,
+		Name: "traefik", Path: build(t, "traefik", "github.com/traefik/traefik/v3/cmd/traefik"), Args: []string{"--configFile=" + dir + "/traefik.yaml"}, Dir: dir,
 	})
 }
 

@@ -35,6 +35,8 @@ type expression struct {
 	// not be known: see lightCost.
 	program, quick cel.Program
 	problem        error
+	// reads are the fields of the request that it looks at.
+	reads []string
 }
 
 // Compile compiles the policy of that name. The error lists everything that is
@@ -119,7 +121,7 @@ func compileExpression(at *field.Path, e v1alpha1.PolicyExpression) (expression,
 		return refuse(fmt.Sprintf("can cost %s, and at most %d is allowed: avoid macros within macros (all, exists, filter, map) and long "+
 			"regular expressions over long text; compare, or use startsWith, in and sets functions", howMuch(cost), maxExpressionCost))
 	}
-	ready := expression{name: e.Name, source: e.Expression}
+	ready := expression{name: e.Name, source: e.Expression, reads: requestFields(checked)}
 	if ready.program, err = program(env, checked, counting...); err != nil {
 		return refuse("cannot be prepared: " + err.Error())
 	}
