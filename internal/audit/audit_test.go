@@ -170,8 +170,8 @@ func TestWhatIsChangedLaterShows(t *testing.T) {
 		"an event of the last":      {func(b []*Batch) []*Batch { b[2].Events[0].At = noon.Add(time.Microsecond); return b }, ErrAltered},
 		"a batch taken out":         {func(b []*Batch) []*Batch { return []*Batch{b[0], b[2]} }, ErrBroken},
 		"the first batch taken out": {func(b []*Batch) []*Batch { return b[1:] }, ErrBroken},
-		"a batch sealed anew":       {func(b []*Batch) []*Batch { b[1].Events[0].Subject = "c"; b[1].Digest, _ = b[1].digest(); return b }, ErrBroken},
-		"a batch of another chain":  {func(b []*Batch) []*Batch { b[1].Chain = "two/1"; b[1].Digest, _ = b[1].digest(); return b }, ErrBroken},
+		"a batch sealed anew":       {func(b []*Batch) []*Batch { b[1].Events[0].Subject = "c"; b[1].Digest = b[1].digest(); return b }, ErrBroken},
+		"a batch of another chain":  {func(b []*Batch) []*Batch { b[1].Chain = "two/1"; b[1].Digest = b[1].digest(); return b }, ErrBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			copies := make([]*Batch, len(batches))

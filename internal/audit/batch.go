@@ -22,6 +22,9 @@ type Batch struct {
 	Previous Digest // zero in the first
 	Digest   Digest
 	Events   []Event
+	// Cleared: retention has dropped events of it. Its place in the chain can be checked
+	// still, and what it held cannot.
+	Cleared bool
 }
 
 // Sealer seals the batches of a chain, one after another. One goroutine uses it.
@@ -41,16 +44,12 @@ func (c *Sealer) Seal(events []Event) (*Batch, error) {
 		events[i].normalise()
 	}
 	b := &Batch{Chain: c.name, Sequence: c.sequence + 1, Previous: c.head, Events: events}
-	digest, err := b.digest()
-	if err != nil {
-		return nil, err
-	}
-	b.Digest = digest
-	c.sequence, c.head = b.Sequence, digest
+	b.Digest = b.digest()
+	c.sequence, c.head = b.Sequence, b.Digest
 	return b, nil
 }
 
-func (b *Batch) digest() (Digest, error) {
+func (b *Batch) digest() Digest {
 	h := sha256.New()
 	h.Write(b.Previous[:])
 	var numbers [12]byte
@@ -58,15 +57,13 @@ func (b *Batch) digest() (Digest, error) {
 	binary.BigEndian.PutUint32(numbers[8:], uint32(len(b.Chain)))
 	h.Write(numbers[:])
 	h.Write([]byte(b.Chain))
+	var text []byte
 	for i := range b.Events {
-		text, err := encoding.Marshal(b.Events[i].wire())
-		if err != nil {
-			return Digest{}, fmt.Errorf("encoding event %s: %w", b.Events[i].ID, err)
-		}
+		text = b.Events[i].appendCBOR(text[:0])
 		sum := sha256.Sum256(text)
 		h.Write(sum[:])
 	}
-	return Digest(h.Sum(nil)), nil
+	return Digest(h.Sum(nil))
 }
 
 // Errors of Batch.Verify.
@@ -78,16 +75,15 @@ var (
 )
 
 // Verify checks the batch by itself, and that it follows the one before, which is nil
-// for the first of a chain.
+// for the first of a chain. Of one that is Cleared only the latter; and a chain may begin
+// with it, for retention keeps of those it has cleared only the last. So whoever asks is
+// to be told how many were, and since when.
 func (b *Batch) Verify(before *Batch) error {
-	digest, err := b.digest()
-	if err != nil {
-		return err
-	}
-	if digest != b.Digest {
+	if !b.Cleared && b.digest() != b.Digest {
 		return fmt.Errorf("%w: batch %d of chain %s", ErrAltered, b.Sequence, b.Chain)
 	}
 	switch {
+	case before == nil && b.Cleared:
 	case before == nil && (b.Sequence != 1 || b.Previous != Digest{}):
 		return fmt.Errorf("%w: chain %s begins with batch %d", ErrBroken, b.Chain, b.Sequence)
 	case before != nil && (before.Chain != b.Chain || before.Sequence+1 != b.Sequence || before.Digest != b.Previous):

@@ -95,6 +95,8 @@ const (
 	TypeIntrospection  Type = "token.introspected"
 	TypeCredential     Type = "credential" // Reason is the transition: Minted, Rotated, ...
 	TypeManagement     Type = "management"
+	TypeManagementRead Type = "management.read"
+	TypeConfiguration  Type = "configuration"
 	TypeRecordRefused  Type = "record.refused"
 	TypeRevocation     Type = "revocation"
 	TypeAddressBlocked Type = "address.blocked"
@@ -244,6 +246,22 @@ func (e *Event) normalise() {
 		}
 	}
 	e.Detail = kept
+}
+
+// length is about how many bytes it takes when it is spooled, at most: text is cut to its
+// length before.
+func (e *Event) length() int {
+	n := 256
+	for _, s := range []string{
+		e.Reason, e.Subject, e.UID, e.Kind, e.Namespace, e.Name, e.Class, e.Prefix, string(e.Actor), string(e.UserAgent), e.Method, string(e.Endpoint),
+		string(e.RequestID), e.Server,
+	} {
+		n += min(len(s), maxEndpoint)
+	}
+	for name, text := range e.Detail {
+		n += min(len(name), maxDetailKey) + min(len(text), maxDetailText) + 8
+	}
+	return n
 }
 
 func (e *Event) wire() wire {

@@ -32,7 +32,7 @@ type document struct {
 }
 
 type documentCredential struct {
-	ID        string `json:"id"`
+	ID        string `json:"id,omitempty"`
 	Kind      string `json:"kind,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
@@ -52,10 +52,11 @@ func (e Event) MarshalJSON() ([]byte, error) {
 		UserAgent: e.UserAgent, Method: e.Method, Endpoint: e.Endpoint, RequestID: e.RequestID, Server: e.Server,
 		TookMicros: int64(e.Took / time.Microsecond), Detail: e.Detail,
 	}
-	if e.UID != "" {
-		d.Credential = &documentCredential{
-			ID: e.UID, Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Class: e.Class, Version: e.Version, Slot: e.Slot, Prefix: e.Prefix,
-		}
+	of := documentCredential{
+		ID: e.UID, Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Class: e.Class, Version: e.Version, Slot: e.Slot, Prefix: e.Prefix,
+	}
+	if of != (documentCredential{}) {
+		d.Credential = &of
 	}
 	if e.Client.IsValid() {
 		d.Client = e.Client.String()

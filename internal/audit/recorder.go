@@ -39,10 +39,11 @@ type Config struct {
 	// Queue is how many events wait in memory at most; default 65,536.
 	Queue int
 	// Batch is how many events are stored at once at most, and Flush how long an
-	// event waits at most to be; default 1,000 and 250 ms.
+	// event waits at most to be; default 10,000 and 250 ms.
 	Batch int
 	Flush time.Duration
-	// Timeout of one attempt at the store; default 5 s.
+	// Timeout of one attempt at the store; default 5 s. What is spooled, for which nobody
+	// waits, may take six times as long: a store that is slow gets through it all the same.
 	Timeout time.Duration
 
 	Log    *slog.Logger
@@ -51,8 +52,10 @@ type Config struct {
 }
 
 const (
-	defaultQueue   = 1 << 16
-	defaultBatch   = 1000
+	defaultQueue = 1 << 16
+	defaultBatch = 10_000
+	// batchBytes is what the text of a batch has at most, unless a single event has more.
+	batchBytes     = maxRecord / 4
 	defaultFlush   = 250 * time.Millisecond
 	defaultTimeout = 5 * time.Second
 	// firstRetry and lastRetry bound how long a store that failed is left alone.
@@ -60,6 +63,8 @@ const (
 	lastRetry  = 5 * time.Second
 	// lossEvery is how often events that were lost are reported.
 	lossEvery = 10 * time.Second
+	// patience of the replay is so many timeouts.
+	patience = 6
 )
 
 // Recorder takes events in without waiting, and sees to it that they are stored.
@@ -219,18 +224,39 @@ func (r *Recorder) flush(ctx context.Context) {
 				events[i].ID = id
 			}
 		}
-		b, err := r.chain.Seal(events)
-		if err != nil {
-			r.lose(len(events), err)
-			continue
+		for len(events) > 0 {
+			n := fitting(events)
+			r.seal(ctx, events[:n:n])
+			events = events[n:]
 		}
-		r.export(ctx, events)
-		if r.cfg.Store == nil {
-			r.stored.Add(int64(len(events)))
-			continue
-		}
-		r.keep(ctx, b)
 	}
+}
+
+// seal makes a batch of events and has it kept.
+func (r *Recorder) seal(ctx context.Context, events []Event) {
+	b, err := r.chain.Seal(events)
+	if err != nil {
+		r.lose(len(events), err)
+		return
+	}
+	r.export(ctx, events)
+	if r.cfg.Store == nil {
+		r.stored.Add(int64(len(events)))
+		return
+	}
+	r.keep(ctx, b)
+}
+
+// fitting is how many of the events make a batch: all, unless they have much to say. What
+// is too long for a record of the spool would be lost with the store down.
+func fitting(events []Event) int {
+	total := 0
+	for i := range events {
+		if total += events[i].length(); total > batchBytes && i > 0 {
+			return i
+		}
+	}
+	return len(events)
 }
 
 func (r *Recorder) export(ctx context.Context, events []Event) {
@@ -250,7 +276,7 @@ func (r *Recorder) keep(ctx context.Context, b *Batch) {
 	waiting := r.spooling || len(r.backlog) > 0
 	r.mu.Unlock()
 	if !waiting {
-		err := r.store(ctx, b)
+		err := r.store(ctx, b, r.cfg.Timeout)
 		if err == nil {
 			return
 		}
@@ -277,8 +303,8 @@ func (r *Recorder) keep(ctx context.Context, b *Batch) {
 }
 
 // store makes one attempt at the store.
-func (r *Recorder) store(ctx context.Context, b *Batch) error {
-	attempt, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+func (r *Recorder) store(ctx context.Context, b *Batch, timeout time.Duration) error {
+	attempt, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := r.cfg.Store.Append(attempt, b); err != nil {
 		if ctx.Err() != nil {
@@ -316,7 +342,7 @@ func (r *Recorder) replay(ctx context.Context) {
 			}
 			continue
 		}
-		if r.store(ctx, b) == nil {
+		if r.store(ctx, b, patience*r.cfg.Timeout) == nil {
 			wait = firstRetry
 			r.drop((*Spool).Drop)
 			continue
@@ -390,7 +416,7 @@ func (r *Recorder) drain(ctx context.Context) {
 	}
 	for {
 		b, err := r.oldest()
-		if err != nil || b == nil || r.store(ctx, b) != nil {
+		if err != nil || b == nil || r.store(ctx, b, r.cfg.Timeout) != nil {
 			return
 		}
 		r.drop((*Spool).Drop)
@@ -403,7 +429,7 @@ func (r *Recorder) abandon(ctx context.Context) int {
 	left := r.backlog
 	r.backlog = nil
 	r.mu.Unlock()
-	for len(left) > 0 && r.store(ctx, left[0]) == nil {
+	for len(left) > 0 && r.store(ctx, left[0], r.cfg.Timeout) == nil {
 		left = left[1:]
 	}
 	n := 0

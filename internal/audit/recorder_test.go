@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -501,5 +502,30 @@ func BenchmarkRecord(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		r.Record(&e)
+	}
+}
+
+func TestEventsThatHaveMuchToSayMakeSmallerBatches(t *testing.T) {
+	long := map[string]Text{}
+	for i := range maxDetail {
+		long[fmt.Sprint("detail-", i)] = Text(strings.Repeat("x", maxDetailText))
+	}
+	spool, err := OpenSpool(t.TempDir(), 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	down := newMemory()
+	down.fail = func(*Batch) (bool, error) { return false, errors.New("down") }
+	r := New(Config{Server: "one", Chain: "one/1", Store: down, Spool: spool, Timeout: time.Second, Queue: 64 * defaultBatch})
+	const events = 4000 // 130 MB, twice what a record of the spool can have
+	for i := range events {
+		if !r.Record(&Event{Type: TypeCICD, Outcome: Done, UID: fmt.Sprint("uid-", i), Detail: long}) {
+			t.Fatal("no room")
+		}
+	}
+	r.flush(t.Context())
+	if h := r.Health(); h.Lost != 0 || h.Spooled < 2 {
+		t.Errorf("of %d events with much to say %d are lost, in %d batches", events, h.Lost, h.Spooled)
 	}
 }
