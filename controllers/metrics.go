@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
 
 var (
@@ -46,5 +48,17 @@ func registerMetrics() error {
 			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
+	startAtZero()
 	return nil
+}
+
+// startAtZero makes the series that alerts look at for an increase: what appears with the
+// value 1 has not increased.
+func startAtZero() {
+	for _, kind := range []v1alpha1.Kind{v1alpha1.KindServiceToken, v1alpha1.KindAPIKey} {
+		recordsRejected.WithLabelValues(string(kind))
+		for _, reason := range []string{v1alpha1.ReasonExpiring, v1alpha1.ReasonTooManyVersions, v1alpha1.ReasonOverlapEnded} {
+			warnings.WithLabelValues(string(kind), reason)
+		}
+	}
 }

@@ -19,6 +19,7 @@ import (
 const (
 	defaults = "MutatingWebhookConfiguration servicetokens.mintmark.dev"
 	actor    = "MutatingWebhookConfiguration actor.mintmark.dev"
+	changes  = "MutatingWebhookConfiguration changes.mintmark.dev"
 	checks   = "ValidatingWebhookConfiguration servicetokens.mintmark.dev"
 )
 
@@ -43,9 +44,14 @@ func configurations(t *testing.T) map[string]admissionregistrationv1.ValidatingW
 	return all
 }
 
-// called tells whether the API server calls a webhook for an update: all of its
-// conditions hold.
+// called tells whether the API server calls a webhook for an update of a credential: all
+// of its conditions hold.
 func called(t *testing.T, hook admissionregistrationv1.ValidatingWebhook, operation string, old, updated map[string]any) bool {
+	t.Helper()
+	return calledFor(t, hook, operation, "servicetokens", old, updated)
+}
+
+func calledFor(t *testing.T, hook admissionregistrationv1.ValidatingWebhook, operation, resource string, old, updated map[string]any) bool {
 	t.Helper()
 	base, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Env(environment.NewExpressions)
 	if err != nil {
@@ -64,7 +70,7 @@ func called(t *testing.T, hook admissionregistrationv1.ValidatingWebhook, operat
 		if err != nil {
 			t.Fatal(err)
 		}
-		input := map[string]any{"object": updated, "oldObject": nil, "request": map[string]any{"operation": operation}}
+		input := map[string]any{"object": updated, "oldObject": nil, "request": m{"operation": operation, "resource": m{"resource": resource}}}
 		if old != nil {
 			input["oldObject"] = old
 		}
@@ -129,6 +135,46 @@ func TestWhichUpdatesTheWebhooksSee(t *testing.T) {
 	}
 }
 
+func TestWhichUpdatesAreOfWhatIsAllowed(t *testing.T) {
+	hook := configurations(t)[changes]
+	mark := m{v1alpha1.AnnotationChangedBy: "1 ann"}
+	for sentence, test := range map[string]struct {
+		resource     string
+		old, updated m
+		want         bool
+	}{
+		"nothing changes":                    {"servicetokens", object(nil, m{"ttl": "1d"}), object(nil, m{"ttl": "1d"}), false},
+		"how long a credential lives":        {"servicetokens", object(nil, m{"ttl": "1d"}), object(nil, m{"ttl": "2d"}), false},
+		"a revocation":                       {"apikeys", object(mark, m{}), object(mark, m{"revoked": m{"reason": "x"}}), false},
+		"a permission":                       {"servicetokens", object(nil, m{}), object(nil, m{"permissions": []any{"a"}}), true},
+		"a permission less":                  {"apikeys", object(nil, m{"permissions": []any{"a"}}), object(nil, m{}), true},
+		"a role":                             {"apikeys", object(nil, m{"roles": []any{"a"}}), object(nil, m{"roles": []any{"b"}}), true},
+		"a class":                            {"servicetokens", object(nil, m{"credentialClassName": "a"}), object(nil, m{"credentialClassName": "b"}), true},
+		"an administrator":                   {"servicetokens", object(nil, m{}), object(nil, m{"admin": true}), true},
+		"the name of who changed it":         {"servicetokens", object(mark, m{}), object(m{v1alpha1.AnnotationChangedBy: "1 bob"}, m{}), true},
+		"that it is taken away":              {"accessroles", object(mark, m{}), object(nil, m{}), true},
+		"any field of what is no credential": {"accessroles", object(mark, m{"description": "a"}), object(mark, m{"description": "b"}), true},
+		"the labels of what is none":         {"accesspolicies", m{"metadata": m{"labels": m{"a": "b"}}, "spec": m{}}, m{"metadata": m{}, "spec": m{}}, false},
+	} {
+		if got := calledFor(t, hook, "UPDATE", test.resource, test.old, test.updated); got != test.want {
+			t.Errorf("%s: it is called: %v", sentence, got)
+		}
+	}
+	for sentence, test := range map[string]struct {
+		resource string
+		made     m
+		want     bool
+	}{
+		"what is no credential":                  {"credentialclasses", object(nil, m{}), true},
+		"a credential":                           {"servicetokens", object(nil, m{"permissions": []any{"a"}}), false},
+		"a credential that says who has made it": {"apikeys", object(mark, m{}), true},
+	} {
+		if got := calledFor(t, hook, "CREATE", test.resource, nil, test.made); got != test.want {
+			t.Errorf("a creation of %s: it is called: %v", sentence, got)
+		}
+	}
+}
+
 func TestEveryCreationIsSeen(t *testing.T) {
 	hooks := configurations(t)
 	for _, name := range []string{defaults, checks} {
@@ -179,7 +225,7 @@ func TestHowTheWebhooksAreCalled(t *testing.T) {
 		if hook.NamespaceSelector != nil || hook.ObjectSelector != nil {
 			t.Errorf("%s leaves out a part of the cluster, where people could hide", name)
 		}
-		ignored := []string{actor, "ValidatingWebhookConfiguration credentialclasses-by-administrators.mintmark.dev"}
+		ignored := []string{actor, changes, "ValidatingWebhookConfiguration credentialclasses-by-administrators.mintmark.dev"}
 		if open := *hook.FailurePolicy == admissionregistrationv1.Ignore; open != slices.Contains(ignored, name) {
 			t.Errorf("%s: failurePolicy %s", name, *hook.FailurePolicy)
 		}
@@ -189,7 +235,7 @@ func TestHowTheWebhooksAreCalled(t *testing.T) {
 			}
 		}
 	}
-	if len(hooks) != 10 {
+	if len(hooks) != 11 {
 		t.Errorf("there are %d webhooks; is a new one to be looked at here?", len(hooks))
 	}
 }

@@ -39,7 +39,11 @@ func (d *credentialDefaulter) Handle(ctx context.Context, request admission.Requ
 		// it lets pass the validating webhook cannot read either, and refuses.
 		return admission.Allowed("")
 	}
-	patches := actorPatches(updated.GetAnnotations(), actors(old, updated, actorOf(request)))
+	before := map[string]string(nil)
+	if old != nil {
+		before = old.GetAnnotations()
+	}
+	patches := actorPatches(updated.GetAnnotations(), actors(old, updated, actorOf(request, before, updated.GetAnnotations())))
 	if updated.CredentialSpec().CredentialClassName == "" {
 		class, err := d.className(ctx, old)
 		if err != nil {
@@ -79,10 +83,9 @@ func actors(old, updated v1alpha1.Credential, user string) map[string]string {
 	requestedBy, revokedBy := user, user
 	if old != nil {
 		// The reason counts as a part of the request, so that nobody puts words
-		// into another's mouth.
-		asked := slices.ContainsFunc(append(slices.Clone(requestAnnotations), v1alpha1.AnnotationReason), func(annotation string) bool {
-			return newRequest(old, updated, annotation)
-		})
+		// into another's mouth; and so does for whom it is made.
+		parts := append(slices.Clone(requestAnnotations), v1alpha1.AnnotationReason, v1alpha1.AnnotationOnBehalfOf)
+		asked := slices.ContainsFunc(parts, func(annotation string) bool { return newRequest(old, updated, annotation) })
 		if !asked {
 			requestedBy = old.GetAnnotations()[v1alpha1.AnnotationRequestedBy]
 		}
@@ -103,13 +106,24 @@ func recordRevoker(_ context.Context, request admission.Request) admission.Respo
 	if err := json.Unmarshal(request.Object.Raw, &object); err != nil {
 		return admission.Allowed("")
 	}
-	return admission.Patched("", actorPatches(object.Annotations, map[string]string{v1alpha1.AnnotationRevokedBy: actorOf(request)})...)
+	var old metav1.PartialObjectMetadata // empty where it cannot be read: then all there is counts as new
+	_ = json.Unmarshal(request.OldObject.Raw, &old)
+	actor := actorOf(request, old.Annotations, object.Annotations)
+	return admission.Patched("", actorPatches(object.Annotations, map[string]string{v1alpha1.AnnotationRevokedBy: actor})...)
 }
 
 // maxActor is how long a name status has room for.
 const maxActor = 512
 
-func actorOf(request admission.Request) string { return cut(request.UserInfo.Username, maxActor) }
+// actorOf is who asked, and for whom they say they did. Nobody need be trusted for that:
+// who said it is named first. What an earlier request said is not this one's.
+func actorOf(request admission.Request, before, annotations map[string]string) string {
+	actor := request.UserInfo.Username
+	if behalf := annotations[v1alpha1.AnnotationOnBehalfOf]; behalf != "" && behalf != before[v1alpha1.AnnotationOnBehalfOf] {
+		actor += " for " + behalf
+	}
+	return cut(actor, maxActor)
+}
 
 // actorPatches bring the annotations to the values wanted, and touch nothing
 // else.

@@ -172,6 +172,18 @@ func TestWhoAskedIsRecordedAndCannotBeForged(t *testing.T) {
 		{"nobody else can be made the revoker afterwards", alice, func(c *v1alpha1.ServiceToken) {
 			c.Annotations[revokedBy], c.Spec.Description = "root", "z"
 		}, map[string]string{requestedBy: alice, revokedBy: bob}},
+		{"for whom somebody asks is recorded after who does", bob, func(c *v1alpha1.ServiceToken) {
+			c.Annotations[v1alpha1.AnnotationOnBehalfOf], c.Annotations[v1alpha1.AnnotationRollbackRequestedAt] = "carol", later(2*time.Second)
+		}, map[string]string{requestedBy: bob + " for carol", revokedBy: bob}},
+		{"what an earlier request was made for is not what the next one is", alice, func(c *v1alpha1.ServiceToken) {
+			c.Annotations[v1alpha1.AnnotationRollbackRequestedAt] = later(3 * time.Second)
+		}, map[string]string{requestedBy: alice, revokedBy: bob}},
+		{"nor of a revocation", alice, func(c *v1alpha1.ServiceToken) {
+			c.Spec.Revoked.Versions = []int64{1, 2, 3, 4}
+		}, map[string]string{requestedBy: alice, revokedBy: alice}},
+		{"for whom somebody revokes is recorded", bob, func(c *v1alpha1.ServiceToken) {
+			c.Spec.Revoked.Versions, c.Annotations[v1alpha1.AnnotationOnBehalfOf] = []int64{1, 2, 3, 4, 5}, "dave"
+		}, map[string]string{requestedBy: alice, revokedBy: bob + " for dave"}},
 		{"without a revocation nobody revoked", alice, func(c *v1alpha1.ServiceToken) { c.Spec.Revoked = nil }, map[string]string{requestedBy: alice}},
 	}
 	for _, step := range steps {

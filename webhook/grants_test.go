@@ -259,7 +259,7 @@ func TestRecordingTheRevokerRefusesNothing(t *testing.T) {
 func TestNamesAreCutToWhatStatusHolds(t *testing.T) {
 	long := strings.Repeat("ü", 300)
 	request := admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{UserInfo: authenticationv1.UserInfo{Username: "x" + long}}}
-	if got := actorOf(request); len(got) > maxActor || len(got) < maxActor-1 || !utf8.ValidString(got) {
+	if got := actorOf(request, nil, nil); len(got) > maxActor || len(got) < maxActor-1 || !utf8.ValidString(got) {
 		t.Errorf("%d bytes, valid %v", len(got), utf8.ValidString(got))
 	}
 }

@@ -76,6 +76,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	if err := setupAccess(mgr, reviews, cfg); err != nil {
 		return err
 	}
+	mgr.GetWebhookServer().Register(PathChange, &admission.Webhook{Handler: admission.HandlerFunc(recordChanger)})
 	mgr.GetWebhookServer().Register(PathActor, &admission.Webhook{Handler: admission.HandlerFunc(recordRevoker)})
 	return nil
 }

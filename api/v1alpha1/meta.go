@@ -80,6 +80,21 @@ const (
 	AnnotationRequestedBy = "mintmark.dev/requested-by"
 	// AnnotationRevokedBy is who wrote spec.revoked. Admission writes it.
 	AnnotationRevokedBy = "mintmark.dev/revoked-by"
+	// AnnotationOnBehalfOf is for whom whoever asks does so: a server writes here who
+	// called it. Admission adds it to the two above where it is new.
+	AnnotationOnBehalfOf = "mintmark.dev/on-behalf-of"
+	// AnnotationChangedBy is who last changed what an object allows: a mark of that
+	// change, a space, and the user's name. The mark is the generation of an object
+	// that is no credential, and for a credential a digest of what it grants. Admission
+	// writes it.
+	AnnotationChangedBy = "mintmark.dev/changed-by"
+	// AnnotationIdempotencyKey tells which request to the management API made the
+	// latest change. It holds digests.
+	AnnotationIdempotencyKey = "mintmark.dev/idempotency-key"
+	// AnnotationPrefix is the public part of a value that spec.external declares, and
+	// after a space the first 8 digits of its SHA-256, for lists and logs. Whoever made
+	// the value knows it.
+	AnnotationPrefix = "mintmark.dev/prefix"
 	// AnnotationDefaultClass marks the CredentialClass for credentials that name
 	// none.
 	AnnotationDefaultClass = "mintmark.dev/is-default-class"

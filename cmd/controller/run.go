@@ -171,6 +171,9 @@ func setup(
 	}); err != nil {
 		return nil, err
 	}
+	if err := controllers.SetupInventory(mgr); err != nil {
+		return nil, err
+	}
 	if err := controllers.SetupRevocations(mgr, peppers); err != nil {
 		return nil, fmt.Errorf("setting up the reconciler of Revocation: %w", err)
 	}

@@ -30,6 +30,7 @@ type auditOptions struct {
 	spoolMaxBytes       int64
 	overflow, successes string
 	retention           int
+	otlp                otlpOptions
 }
 
 func (o *auditOptions) addTo(flags *pflag.FlagSet, getenv func(string) string) {
@@ -41,6 +42,7 @@ func (o *auditOptions) addTo(flags *pflag.FlagSet, getenv func(string) string) {
 	flags.BoolVar(&o.autoMigrate, "auto-migrate", true, "bring the schema of the database up to date at the start, where the account may")
 	flags.IntVar(&o.retention, "audit-retention", 13, "months for which events are kept in the database (0: for ever)")
 	flags.StringVar(&o.log, "audit-log", "", "where events go as JSON lines as well: stdout, or a file that is appended to (default: nowhere)")
+	o.otlp.addTo(flags)
 	flags.StringVar(&o.spoolDir, "audit-spool-dir", "", "folder for events while the database is down (default: they wait in memory)")
 	flags.Int64Var(&o.spoolMaxBytes, "audit-spool-max-bytes", 1<<30, "bytes in that folder at most")
 	flags.StringVar(&o.overflow, "audit-overflow", "continue", "what to do while events are being lost: continue, or deny every request")
@@ -72,7 +74,7 @@ func (o *auditOptions) check() error {
 			return fmt.Errorf("--database-url: %w", err)
 		}
 	}
-	return nil
+	return o.otlp.check()
 }
 
 // stored: there is a database.
@@ -116,6 +118,8 @@ type auditing struct {
 	close   context.CancelFunc // of the database, after it
 	running sync.WaitGroup
 	storing sync.WaitGroup
+	silence context.CancelFunc // of what sends events on, after the recorder
+	sending sync.WaitGroup
 	file    io.Closer // nil: none
 	spool   *audit.Spool
 	failed  error // of the recorder, once it has ended
@@ -124,8 +128,8 @@ type auditing struct {
 // start runs what records; nothing where nothing is to be recorded. The database need
 // not be there.
 func (o *auditOptions) start(id string, log *slog.Logger, stdout io.Writer) (*auditing, error) {
-	a := &auditing{log: log, stop: func() {}, close: func() {}}
-	if !o.stored() && o.log == "" {
+	a := &auditing{log: log, stop: func() {}, close: func() {}, silence: func() {}}
+	if !o.stored() && o.log == "" && o.otlp.endpoint == "" {
 		return a, nil
 	}
 	a.FailuresOnly, a.DenyOnOverflow = o.successes == "none", o.overflow == "deny"
@@ -133,11 +137,14 @@ func (o *auditOptions) start(id string, log *slog.Logger, stdout io.Writer) (*au
 	if err := a.export(o.log, &config, stdout); err != nil {
 		return nil, err
 	}
+	if err := a.send(id, &o.otlp, &config); err != nil {
+		return nil, errors.Join(err, a.closeFile())
+	}
 	if o.stored() {
 		if o.spoolDir != "" {
 			spool, err := audit.OpenSpool(o.spoolDir, o.spoolMaxBytes)
 			if err != nil {
-				return nil, errors.Join(fmt.Errorf("--audit-spool-dir: %w", err), a.closeFile())
+				return nil, errors.Join(fmt.Errorf("--audit-spool-dir: %w", err), a.end())
 			}
 			a.spool, config.Spool = spool, spool
 		}
@@ -182,10 +189,26 @@ func (a *auditing) export(to string, config *audit.Config, stdout io.Writer) err
 	return nil
 }
 
+// send has events sent on too.
+func (a *auditing) send(id string, o *otlpOptions, config *audit.Config) error {
+	otlp, err := o.open(id, a.log)
+	if err != nil || otlp == nil {
+		return err
+	}
+	config.Exporters = append(config.Exporters, otlp)
+	a.OTLP, a.Exporter = otlp, exporters(config.Exporters)
+	ctx, cancel := context.WithCancel(context.Background())
+	a.silence = cancel
+	a.sending.Go(func() { otlp.Run(ctx) })
+	return nil
+}
+
 // end stores what is left, and stops.
 func (a *auditing) end() error {
 	a.stop()
 	a.running.Wait()
+	a.silence()
+	a.sending.Wait()
 	a.close()
 	a.storing.Wait()
 	errs := []error{a.failed, a.closeFile()}

@@ -47,7 +47,7 @@ func TestMigrateMakesTheSchemaAndExits(t *testing.T) {
 	}
 	for range 2 {
 		var stderr bytes.Buffer
-		if code := run(t.Context(), []string{"--migrate", "--database-url-file=" + url, "--id=one", "--internal-bind-address=127.0.0.1:0"},
+		if code := run(t.Context(), []string{"--migrate", "--database-url-file=" + url},
 			environment(), &stderr); code != exitOK {
 			t.Fatalf("exit %d: %s", code, stderr.String())
 		}
@@ -56,7 +56,7 @@ func TestMigrateMakesTheSchemaAndExits(t *testing.T) {
 		t.Error(err)
 	}
 	var stderr bytes.Buffer
-	if code := run(t.Context(), []string{"--migrate", "--database-url=sqlite:///no/such/folder/x.db", "--id=one", "--internal-bind-address=127.0.0.1:0"},
+	if code := run(t.Context(), []string{"--migrate", "--database-url=sqlite:///no/such/folder/x.db"},
 		environment(), &stderr); code != exitFailure || !strings.Contains(stderr.String(), "/no/such/folder") {
 		t.Errorf("exit %d: %s", code, stderr.String())
 	}

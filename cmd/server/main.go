@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/mintmark-dev/mintmark/internal/management"
 	"github.com/mintmark-dev/mintmark/internal/server"
 )
 
@@ -82,6 +83,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return exitUsage
 	}
 	o.config.Audit = recording.Audit
+	if db, ok := recording.Store.(management.Store); ok {
+		o.config.Management.Store = db
+	}
 	code := serve(ctx, o, stderr)
 	if err := recording.end(); err != nil {
 		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)
@@ -166,6 +170,9 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 	flags.StringVar(&c.ID, "id", "", "name of this server among the others (default: $POD_NAME, else the host's name)")
 	flags.DurationVar(&c.ShutdownDelay, "shutdown-delay", 5*time.Second, "how long to go on answering after going out of service")
 	o.audit.addTo(flags, getenv)
+	flags.StringSliceVar(&c.Management.Namespaces, "management-namespaces", nil,
+		"namespaces in which credentials may be made, rotated and revoked over REST, or *: what RBAC lets this server write (default: none)")
+	flags.StringVar(&c.Management.Class, "management-class", "mintmark-rest", "CredentialClass of the credentials that are made over REST")
 	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error; debug has a line for each request")
 	flags.BoolVar(&o.showVersion, "version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil || o.showVersion {
@@ -205,7 +212,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*option
 		}
 	}
 	c.Issuer = or(c.Issuer, "https://mintmark-server."+c.Namespace+".svc")
-	if c.InternalURL == "" {
+	if c.InternalURL == "" && !o.audit.migrate { // to migrate is to listen to nobody
 		c.InternalURL, err = advertised(getenv("POD_IP"), c.InternalBindAddress)
 	}
 	return o, err

@@ -65,6 +65,7 @@ func (s *system) up(ctx context.Context) error {
 		{"binaries built into bin/", s.build},
 		{"installed config/default", s.install},
 		{"controller is ready", s.startController},
+		{"enabled management over REST", s.enableManagement},
 		{"server is ready", s.startServers},
 		{"applied config/samples", s.applySamples},
 		{"wrote " + s.relative("env"), s.writeEnv},
@@ -202,6 +203,18 @@ func (s *system) startController(ctx context.Context) (string, error) {
 	return "as service account " + id.account, err
 }
 
+// managedNamespace is where config/components/management lets servers write credentials.
+const managedNamespace = "default"
+
+// enableManagement comes after the controller is ready, for its webhook looks at the class.
+func (s *system) enableManagement(ctx context.Context) (string, error) {
+	objects, err := manifests.Build(filepath.Join(s.settings.root, "config", "components", "management"))
+	if err != nil {
+		return "", err
+	}
+	return "in namespace " + managedNamespace, manifests.Apply(ctx, s.plane.Config, objects)
+}
+
 func (s *system) startServers(ctx context.Context) (string, error) {
 	id := identity{account: "mintmark-server", dir: s.path("identity", "server"), plane: s.plane}
 	if err := id.write(ctx); err != nil {
@@ -217,7 +230,7 @@ func (s *system) startServers(ctx context.Context) (string, error) {
 			"--kubeconfig=" + id.kubeconfig(), "--namespace=" + namespace, "--id=" + name,
 			"--bind-address=" + process.Loopback(p.public), "--grpc-bind-address=" + process.Loopback(p.grpc), "--issuer=" + s.serverURL(0),
 			"--internal-bind-address=" + process.Loopback(p.internal), "--internal-advertise-url=https://" + process.Loopback(p.internal),
-			"--metrics-bind-address=" + process.Loopback(p.metrics), "--shutdown-delay=0s",
+			"--metrics-bind-address=" + process.Loopback(p.metrics), "--shutdown-delay=0s", "--management-namespaces=" + managedNamespace,
 		}
 		args = append(args, s.storeFlags(name)...)
 		if s.settings.proxies != "" {

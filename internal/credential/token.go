@@ -86,7 +86,7 @@ func (t Token) Prefix() string {
 	case shapeAPIKey:
 		return t.text()[:APIKeyPrefixLen]
 	case shapeServiceToken:
-		return t.text()[:strings.LastIndexByte(t.text(), '_')+1+4]
+		return t.text()[:strings.LastIndexByte(t.text(), '_')+1+shownDigits]
 	default:
 		return ""
 	}

@@ -148,8 +148,11 @@ func (p *plan) retire() {
 
 // outlived tells whether a superseded version's time is over.
 func (p *plan) outlived(v *v1alpha1.CredentialVersion) bool {
-	if v.Superseded == nil || p.Spec.External != nil {
+	if v.Superseded == nil {
 		return false
+	}
+	if p.Spec.External != nil {
+		return p.declaredOutlived(v)
 	}
 	if p.settings.Retire == v1alpha1.RetireImmediately || p.discarding() {
 		return true
@@ -161,6 +164,14 @@ func (p *plan) outlived(v *v1alpha1.CredentialVersion) bool {
 		return p.due(v.Superseded.Add(p.settings.MaxOverlap)) ||
 			(p.due(v.Superseded.Add(p.settings.Overlap)) && !p.unadopted() && p.unused(v))
 	}
+}
+
+// declaredOutlived tells whether the time of a declared value is over that came before
+// the current one. Its holder takes it out, unless the object says itself that the overlap
+// ends it; a class's default does not, for what is declared was chosen by somebody.
+func (p *plan) declaredOutlived(v *v1alpha1.CredentialVersion) bool {
+	r := p.Spec.Rotation
+	return r != nil && r.Retire == v1alpha1.RetireAfterOverlap && p.due(v.Superseded.Add(p.settings.Overlap))
 }
 
 // overlapEnded warns of a version that ends for its longest overlap is over, and

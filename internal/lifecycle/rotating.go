@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
 )
 
 // What makes versions: declaration, and rotation for whatever reason.
@@ -78,6 +79,7 @@ func (p *plan) declare() {
 		if v == nil {
 			v = p.add("Declared", p.Annotations[v1alpha1.AnnotationRequestedBy])
 			v.Pepper, v.Digest = p.Pepper, digests[p.Pepper]
+			v.Prefix = p.declaredPrefix(slot)
 		}
 		declared[v.Version] = true
 		if !v.State.Live() {
@@ -103,6 +105,19 @@ func (p *plan) declare() {
 		}
 	}
 }
+
+// declaredPrefix is the public part of a declared value, where its holder has said it.
+// What is said of another value is not taken for it.
+func (p *plan) declaredPrefix(slot int) string {
+	prefix, of, ok := strings.Cut(p.Annotations[v1alpha1.AnnotationPrefix], " ")
+	if !ok || len(of) < leastOfDigest || slot >= len(p.Spec.External.SHA256) || !strings.HasPrefix(p.Spec.External.SHA256[slot], of) || !credential.IsPrefix(prefix) {
+		return ""
+	}
+	return prefix
+}
+
+// leastOfDigest is how many digits of a SHA-256 tell it from the others of a credential.
+const leastOfDigest = 8
 
 func (p *plan) declaredVersion(digests map[string]string) *v1alpha1.CredentialVersion {
 	for i := range p.status.Versions {

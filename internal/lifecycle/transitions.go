@@ -64,6 +64,7 @@ func (p *plan) chronicle() {
 			p.transition(TransitionForgotten, &v)
 		}
 	}
+	p.change()
 	p.makeRoom()
 }
 

@@ -39,6 +39,9 @@ func TestWhatEachPartLinks(t *testing.T) {
 		"reconcilers": {
 			"./controllers", []string{module + "internal/server/...", module + "internal/authn/...", module + "internal/oauth/...", module + "internal/store/..."},
 		},
+		"the management API authenticates nobody": {
+			"./internal/management", []string{module + "internal/server/...", module + "internal/oauth/...", module + "controllers/...", module + "webhook/..."},
+		},
 		"the API imports nothing of ours": {"./api/v1alpha1", []string{module + "..."}},
 		"the middleware is for everybody": {"./api/middleware", []string{
 			module + "internal/...", module + "controllers/...", module + "webhook/...", module + "api/v1alpha1", "k8s.io/...", "google.golang.org/grpc/...",

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -138,7 +139,7 @@ func TestServerWritesOnlyLeasesOfServers(t *testing.T) {
 	}
 }
 
-// The pods of every Deployment, as rendered, with every option that changes them.
+// The pods of every Deployment and StatefulSet, as rendered, with every option that changes them.
 func TestPodsPassTheRestrictedProfile(t *testing.T) {
 	plane := installation(t)
 	api, _ := clients(t, plane.Config)
@@ -166,21 +167,37 @@ func TestPodsPassTheRestrictedProfile(t *testing.T) {
 		"kustomize":                built(t, "config/default"),
 		"chart":                    rendered(t, helm),
 		"chart with a certificate": rendered(t, helm, "--set", "certificates.public.existingSecret=edge"),
+		"chart with PostgreSQL":    rendered(t, helm, "--set", "database.existingSecret=db"),
+		"chart with SQLite":        rendered(t, helm, "--set", "database.sqlite.enabled=true", "--set", "server.replicas=1"),
+		"chart with volumes":       rendered(t, helm, "--set", "database.existingSecret=db", "--set", "audit.spool.persistence.enabled=true"),
 	} {
-		for k, o := range objects.only("Deployment") {
+		for k, o := range objects.only("Deployment", "StatefulSet") {
 			t.Run(name+" "+o.GetName(), func(t *testing.T) {
-				deployment := &appsv1.Deployment{}
-				if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, deployment); err != nil {
-					t.Fatal(err)
-				}
-				pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
-				pod.Name = o.GetName()
+				pod := podOf(t, o)
 				if _, err := api.CoreV1().Pods("restricted").Create(t.Context(), pod, dryRun); err != nil {
 					t.Errorf("a pod of %s is refused: %v", k, err)
 				}
 			})
 		}
 	}
+}
+
+// podOf is a pod of a Deployment or of a StatefulSet, with the volumes that the latter's
+// controller would add.
+func podOf(t testing.TB, o *unstructured.Unstructured) *corev1.Pod {
+	t.Helper()
+	set := &appsv1.StatefulSet{} // has all that is read of a Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, set); err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: set.Spec.Template.ObjectMeta, Spec: set.Spec.Template.Spec}
+	pod.Name = o.GetName()
+	for _, claim := range set.Spec.VolumeClaimTemplates {
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim.Name + "-" + pod.Name + "-0"},
+		}})
+	}
+	return pod
 }
 
 // withoutWebhooks takes the webhook configurations away until the test ends, as an

@@ -1,10 +1,12 @@
 package install_test
 
 import (
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +21,10 @@ func TestAlertsAreOnMetricsThatExist(t *testing.T) {
 			Rules []struct {
 				Alert, Expr, For string
 				Labels           struct{ Severity string }
-				Annotations      struct{ Summary, Description string }
+				Annotations      struct {
+					Summary, Description string
+					RunbookURL           string `json:"runbook_url"`
+				}
 			}
 		}
 	}
@@ -28,6 +33,9 @@ func TestAlertsAreOnMetricsThatExist(t *testing.T) {
 	}
 	exported := exportedMetrics(t)
 	metric := regexp.MustCompile(`mintmark_[a-z_]+`)
+	// Values of labels: conditions, reasons, results.
+	matched, word := regexp.MustCompile(`[!=]~?"([^"]+)"`), regexp.MustCompile(`[A-Za-z][A-Za-z0-9-]*`)
+	kubernetes := []string{"True", "False", "mintmark-controller-metrics"} // known to it, not to us
 	count := 0
 	for _, group := range file.Groups {
 		for _, rule := range group.Rules {
@@ -36,6 +44,13 @@ func TestAlertsAreOnMetricsThatExist(t *testing.T) {
 				base := strings.TrimSuffix(name, "_bucket")
 				if !strings.Contains(exported, `"`+base+`"`) {
 					t.Errorf("%s is on %s, which no program exports", rule.Alert, name)
+				}
+			}
+			for _, value := range matched.FindAllStringSubmatch(rule.Expr, -1) {
+				for _, name := range word.FindAllString(value[1], -1) {
+					if !strings.Contains(exported, `"`+name+`"`) && !slices.Contains(kubernetes, name) {
+						t.Errorf("%s is on %q, which no label has", rule.Alert, name)
+					}
 				}
 			}
 			if rule.Annotations.Summary == "" || rule.Annotations.Description == "" {
@@ -51,11 +66,51 @@ func TestAlertsAreOnMetricsThatExist(t *testing.T) {
 	}
 }
 
-// exportedMetrics is the source of the packages that export metrics.
+// A panel on a metric that nobody exports stays empty.
+func TestTheDashboardIsOnMetricsThatExist(t *testing.T) {
+	rendered := rendered(t, helm, "--set", "metrics.dashboard.enabled=true").named(t, "ConfigMap", "mintmark-dashboard")
+	if rendered.GetLabels()["grafana_dashboard"] != "1" {
+		t.Errorf("Grafana's sidecar does not find it: %v", rendered.GetLabels())
+	}
+	text, _ := at(t, rendered, "data", "mintmark.json").(string)
+	var dashboard struct {
+		Panels []struct {
+			Title, Description string
+			Targets            []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	if len(dashboard.Panels) < 10 {
+		t.Errorf("there are %d panels", len(dashboard.Panels))
+	}
+	exported := exportedMetrics(t)
+	for _, panel := range dashboard.Panels {
+		if panel.Title == "" || panel.Description == "" || len(panel.Targets) == 0 {
+			t.Errorf("panel %q shows nothing, or does not say what", panel.Title)
+		}
+		for _, target := range panel.Targets {
+			names := regexp.MustCompile(`mintmark_[a-z_]+`).FindAllString(target.Expr, -1)
+			if len(names) == 0 {
+				t.Errorf("panel %q is on no metric of ours: %s", panel.Title, target.Expr)
+			}
+			for _, name := range names {
+				base := strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count")
+				if !strings.Contains(exported, `"`+base+`"`) {
+					t.Errorf("panel %q is on %s, which no program exports", panel.Title, name)
+				}
+			}
+		}
+	}
+}
+
+// exportedMetrics is the source of the packages that export metrics, and of those that name
+// what their labels tell.
 func exportedMetrics(t testing.TB) string {
 	t.Helper()
 	var source strings.Builder
-	for _, dir := range []string{"controllers", "internal/server"} {
+	for _, dir := range []string{"controllers", "internal/server", "api"} {
 		err := filepath.WalkDir(filepath.Join(root(t), dir), func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

@@ -3,6 +3,7 @@ package install_test
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,47 @@ func TestHelmUpgradeDoesNotOverwriteAClassChangedByHand(t *testing.T) {
 	}
 	if got := class.Spec.Rules[0].Permissions; len(got) != 1 || got[0] != "orders:*" {
 		t.Errorf("the rules changed by hand have become %v", got)
+	}
+}
+
+// Servers become a StatefulSet when their spools go onto volumes, stay one through an
+// upgrade that changes what may change, and become a Deployment again; the volumes stay.
+func TestHelmUpgradeMovesTheSpoolsOntoVolumesAndBack(t *testing.T) {
+	plane := installation(t)
+	api, _ := clients(t, plane.Config)
+	t.Cleanup(func() { helm.run(t, upgradeFlags()...); restoreWebhooks(t) })
+	kept := []string{"--set", "database.existingSecret=db", "--set", "audit.spool.persistence.enabled=true"}
+	for _, step := range []struct {
+		what string
+		more []string
+	}{{what: "at first"}, {"with another image", []string{"--set", "image.tag=v9", "--set", "server.replicas=3"}}} {
+		what := step.what
+		helm.run(t, upgradeFlags(slices.Concat(kept, step.more)...)...)
+		set, err := api.AppsV1().StatefulSets(namespace).Get(t.Context(), "mintmark-server", metav1.GetOptions{})
+		if err != nil {
+			t.Fatalf("%s, there is no StatefulSet: %v", what, err)
+		}
+		if claims := set.Spec.VolumeClaimTemplates; len(claims) != 1 || claims[0].Spec.Resources.Requests.Storage().String() != "2Gi" {
+			t.Errorf("%s, the servers' volumes are %+v", what, claims)
+		}
+		if _, err := api.AppsV1().Deployments(namespace).Get(t.Context(), "mintmark-server", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s, the Deployment is still there (%v)", what, err)
+		}
+	}
+	// As docs/operations.md has it.
+	larger := upgradeFlags(slices.Concat(kept, []string{"--set", "audit.spool.persistence.size=10Gi"})...)
+	if _, err := helm.try(t, larger...); err == nil || !strings.Contains(err.Error(), "statefulset") {
+		t.Errorf("helm says nothing of volumes that cannot be changed in place: %v", err)
+	}
+	kubectl(t, plane, nil, "-n", namespace, "delete", "statefulset", "mintmark-server", "--cascade=orphan")
+	helm.run(t, larger...)
+	set, err := api.AppsV1().StatefulSets(namespace).Get(t.Context(), "mintmark-server", metav1.GetOptions{})
+	if err != nil || set.Spec.VolumeClaimTemplates[0].Spec.Resources.Requests.Storage().String() != "10Gi" {
+		t.Errorf("the volumes to come are not larger (%v)", err)
+	}
+	helm.run(t, upgradeFlags("--set", "database.existingSecret=db")...)
+	if _, err := api.AppsV1().Deployments(namespace).Get(t.Context(), "mintmark-server", metav1.GetOptions{}); err != nil {
+		t.Errorf("without volumes there is no Deployment: %v", err)
 	}
 }
 

@@ -177,6 +177,34 @@ func TestValuesReachTheManifests(t *testing.T) {
 				}
 			},
 		},
+		"a spool on a volume makes the servers a StatefulSet, whose volumes are kept": {
+			[]string{
+				"--set", "database.existingSecret=db", "--set", "audit.spool.persistence.enabled=true",
+				"--set", "audit.spool.persistence.storageClassName=fast", "--set", "audit.spool.maxBytes=2000000000",
+			},
+			func(t *testing.T, m manifests) {
+				if m["Deployment "+namespace+"/mintmark-server"] != nil {
+					t.Error("there is a Deployment of servers as well")
+				}
+				set := m.named(t, "StatefulSet", "mintmark-server")
+				for _, arg := range []string{"--audit-spool-dir=/var/lib/mintmark/spool", "--audit-spool-max-bytes=2000000000"} {
+					if !hasArg(t, set, arg) {
+						t.Errorf("the server is not given %s", arg)
+					}
+				}
+				if got := at(t, set, "spec", "volumeClaimTemplates", 0, "spec", "storageClassName"); got != "fast" {
+					t.Errorf("the volumes are of the class %v", got)
+				}
+				policy, _ := at(t, set, "spec", "persistentVolumeClaimRetentionPolicy").(map[string]any)
+				if policy["whenDeleted"] != "Retain" || policy["whenScaled"] != "Retain" {
+					t.Errorf("events go with the volumes: %v", policy)
+				}
+				if spread, _ := at(t, set, "spec", "template", "spec", "topologySpreadConstraints").([]any); len(spread) != 2 {
+					t.Errorf("the servers are spread by %v", spread)
+				}
+				m.named(t, "Service", at(t, set, "spec", "serviceName").(string))
+			},
+		},
 		"SQLite is on a volume that is kept, and one server has it at a time": {
 			[]string{"--set", "database.sqlite.enabled=true", "--set", "server.replicas=1"},
 			func(t *testing.T, m manifests) {
@@ -186,6 +214,24 @@ func TestValuesReachTheManifests(t *testing.T) {
 				claim := m.named(t, "PersistentVolumeClaim", "mintmark-server-data")
 				if claim.GetAnnotations()["helm.sh/resource-policy"] != "keep" || !hasArg(t, server(m), "--database-url=sqlite:///var/lib/mintmark/mintmark.db") {
 					t.Error("the file is not on a volume that is kept")
+				}
+			},
+		},
+		"events go to an OTLP receiver with what a Secret says": {
+			[]string{
+				"--set", "audit.otlp.endpoint=https://collector.example.com:4318", "--set", "audit.otlp.existingSecret=otlp", "--set", "audit.otlp.caKey=ca.crt",
+			},
+			func(t *testing.T, m manifests) {
+				for _, arg := range []string{
+					"--audit-otlp-endpoint=https://collector.example.com:4318", "--audit-otlp-headers-file=/etc/mintmark/otlp/headers",
+					"--audit-otlp-ca-file=/etc/mintmark/otlp/ca.crt",
+				} {
+					if !hasArg(t, server(m), arg) {
+						t.Errorf("the server is not given %s", arg)
+					}
+				}
+				if got := at(t, server(m), "spec", "template", "spec", "volumes", 0, "secret", "secretName"); got != "otlp" {
+					t.Errorf("the Secret mounted is %v", got)
 				}
 			},
 		},
@@ -275,6 +321,14 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"a file for several servers":              {"database.sqlite.enabled=true", "set server.replicas=1, or use PostgreSQL"},
 		"two databases":                           {"server.replicas=1,database.sqlite.enabled=true,database.existingSecret=db", "choose one"},
 		"to deny without a database":              {"audit.overflow=deny", "audit.overflow: deny is for a database"},
+		"a spool kept without a database":         {"audit.spool.persistence.enabled=true", "there is nothing to keep without a database"},
+		"a spool kept beside SQLite":              {"server.replicas=1,database.sqlite.enabled=true,audit.spool.persistence.enabled=true", "is for PostgreSQL"},
+		"a volume the spool does not fit":         {"database.existingSecret=db,audit.spool.persistence.enabled=true,audit.spool.persistence.size=1Gi", "size 1Gi has no room for audit.spool.maxBytes 1073741824"},
+		"a size that is none":                     {"audit.spool.persistence.size=2GB", "/audit/spool/persistence/size"},
+		"an algorithm that does not exist":        {"defaultClass.spec.jwtAlgorithm=none", "/defaultClass/spec/jwtAlgorithm"},
+		"headers for no receiver":                 {"audit.otlp.existingSecret=otlp", "set audit.otlp.endpoint"},
+		"authorities in no Secret":                {"audit.otlp.endpoint=https://c.example.com,audit.otlp.caKey=ca.crt", "set that too"},
+		"a receiver that is no URL":               {"audit.otlp.endpoint=collector:4318", "/audit/otlp/endpoint"},
 		"an overflow that does not exist":         {"audit.overflow=drop", "/audit/overflow"},
 		"a rate that is no number":                {"server.rateLimitPerAddress=1/s", "/server/rateLimitPerAddress"},
 		"an allowed address without its length":   {"server.blocking.allow={10.0.0.1}", "/server/blocking/allow/0"},

@@ -155,8 +155,15 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end }}
 
-{{/* Annotations of a class: call with (list . served). Kept, for credentials outlive the release and live under it. */}}
+{{/* Bytes of a size such as 2Gi, which the schema has checked. */}}
+{{- define "mintmark.bytes" -}}
+{{- $powers := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mul (regexFind "^[0-9]+" .) (index $powers (regexFind "[A-Za-z]*$" .)) -}}
+{{- end }}
+
+{{/* Fails where what is said of the database and the audit log cannot work together. */}}
 {{- define "mintmark.checkDatabase" -}}
+{{- $spool := .Values.audit.spool -}}
 {{- if and .Values.database.sqlite.enabled .Values.database.existingSecret -}}
 {{- fail "database.existingSecret and database.sqlite.enabled: choose one." -}}
 {{- end -}}
@@ -166,8 +173,28 @@ topologySpreadConstraints:
 {{- if and (ne .Values.audit.overflow "continue") (not (or .Values.database.existingSecret .Values.database.sqlite.enabled)) -}}
 {{- fail "audit.overflow: deny is for a database: set database.existingSecret or database.sqlite.enabled." -}}
 {{- end -}}
+{{- with .Values.audit.otlp -}}
+{{- if and (not .endpoint) (or .existingSecret .caKey) -}}
+{{- fail "audit.otlp: there is no receiver: set audit.otlp.endpoint." -}}
+{{- end -}}
+{{- if and .caKey (not .existingSecret) -}}
+{{- fail "audit.otlp.caKey is a key of audit.otlp.existingSecret: set that too." -}}
+{{- end -}}
+{{- end -}}
+{{- if $spool.persistence.enabled -}}
+{{- if .Values.database.sqlite.enabled -}}
+{{- fail "audit.spool.persistence.enabled is for PostgreSQL: with database.sqlite.enabled the spool is on the volume of the database already." -}}
+{{- end -}}
+{{- if not .Values.database.existingSecret -}}
+{{- fail "audit.spool.persistence.enabled: there is nothing to keep without a database: set database.existingSecret." -}}
+{{- end -}}
+{{- if le (include "mintmark.bytes" $spool.persistence.size | int64) (int64 $spool.maxBytes) -}}
+{{- fail (printf "audit.spool.persistence.size %s has no room for audit.spool.maxBytes %d: make the volume larger, or the spool smaller." $spool.persistence.size (int64 $spool.maxBytes)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
+{{/* Annotations of a class: call with (list . served). Kept, for credentials outlive the release and live under it. */}}
 {{- define "mintmark.classAnnotations" -}}
 helm.sh/resource-policy: keep
 {{- if not (index . 1) }}
