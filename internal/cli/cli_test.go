@@ -441,23 +441,34 @@ func TestDoctorOnAnOldClusterWithAnotherClock(t *testing.T) {
 
 // The guide names every command and every flag of its own.
 func TestGuideIsComplete(t *testing.T) {
-	data, err := os.ReadFile("../../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
+	guide := ""
+	for _, page := range []string{"cli.md", "import.md"} {
+		data, err := os.ReadFile("../../docs/" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guide += string(data)
 	}
-	guide := string(data)
 	for _, c := range New(Config{}).Commands() {
-		if c.GroupID == "" {
-			continue
+		if c.GroupID != "" {
+			checkGuide(t, guide, c)
 		}
-		if !strings.Contains(guide, "mintmark "+c.Name()) {
-			t.Errorf("docs/cli.md does not tell of mintmark %s", c.Name())
+	}
+}
+
+func checkGuide(t *testing.T, guide string, c *cobra.Command) {
+	t.Helper()
+	name := strings.TrimPrefix(c.CommandPath(), "mintmark ")
+	if !strings.Contains(guide, "mintmark "+name) {
+		t.Errorf("the guide does not tell of mintmark %s", name)
+	}
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Name != "help" && !strings.Contains(guide, "--"+f.Name) {
+			t.Errorf("the guide does not tell of mintmark %s --%s", name, f.Name)
 		}
-		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Name != "help" && !strings.Contains(guide, "--"+f.Name) {
-				t.Errorf("docs/cli.md does not tell of mintmark %s --%s", c.Name(), f.Name)
-			}
-		})
+	})
+	for _, sub := range c.Commands() {
+		checkGuide(t, guide, sub)
 	}
 }
 
@@ -467,18 +478,26 @@ func TestHelp(t *testing.T) {
 		if c.GroupID == "" {
 			continue
 		}
-		if c.Short == "" || c.Long == "" || c.Example == "" {
-			t.Errorf("mintmark %s lacks a text or an example", c.Name())
+		checkHelp(t, c)
+		for _, sub := range c.Commands() {
+			checkHelp(t, sub)
 		}
-		for _, line := range strings.Split(c.Example, "\n") {
-			checkExample(t, c, line)
-		}
+	}
+}
+
+func checkHelp(t *testing.T, c *cobra.Command) {
+	t.Helper()
+	if c.Short == "" || c.Long == "" || c.Example == "" {
+		t.Errorf("%s lacks a text or an example", c.CommandPath())
+	}
+	for _, line := range strings.Split(c.Example, "\n") {
+		checkExample(t, c, line)
 	}
 }
 
 func checkExample(t *testing.T, c *cobra.Command, line string) {
 	t.Helper()
-	_, rest, ok := strings.Cut(line, "mintmark "+c.Name()+" ")
+	_, rest, ok := strings.Cut(line, c.CommandPath()+" ")
 	if !ok || strings.HasPrefix(strings.TrimSpace(line), "#") {
 		return
 	}

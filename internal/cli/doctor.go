@@ -41,6 +41,7 @@ type doctorOptions struct {
 	*app
 	server          serverFlags
 	systemNamespace string
+	database        string // URL
 	output          string
 }
 
@@ -61,6 +62,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	}
 	o.server.add(c.Flags())
 	c.Flags().StringVar(&o.systemNamespace, "system-namespace", DefaultNamespace, "Namespace Mintmark is installed in.")
+	c.Flags().StringVar(&o.database, "database-url", "", "Check this PostgreSQL too, with the account in the URL: that of the servers ($"+envDatabaseURL+").")
 	c.Flags().StringVarP(&o.output, "output", "o", "", "Output format: json or yaml.")
 	return c
 }
@@ -120,6 +122,7 @@ var checks = []struct {
 	{"keys", (*examination).keys},
 	{"servers", (*examination).servers},
 	{"public port", (*examination).public},
+	{"database", (*examination).database},
 	{"credentials", (*examination).credentials},
 }
 

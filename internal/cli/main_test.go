@@ -182,7 +182,7 @@ func (i *installation) startServer(ctx context.Context) error {
 			"--kubeconfig=" + kubeconfig, "--namespace=" + cli.DefaultNamespace, "--id=server-1", "--bind-address=" + loopback(i.ports.server),
 			"--issuer=https://" + loopback(i.ports.server), "--grpc-bind-address=0", "--internal-bind-address=" + loopback(i.ports.serverInternal),
 			"--internal-advertise-url=https://" + loopback(i.ports.serverInternal), "--metrics-bind-address=" + loopback(i.ports.serverMetrics),
-			"--shutdown-delay=0s",
+			"--shutdown-delay=0s", "--database-url=sqlite://" + i.path("mintmark.db"), "--audit-spool-dir=" + i.path("spool"),
 		},
 	})
 	if err != nil {

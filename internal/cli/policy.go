@@ -44,9 +44,11 @@ func (a *app) policyCheckCommand() *cobra.Command {
 		Short: "Compile the AccessPolicies of files of manifests",
 		Long: "Compile the AccessPolicies of files of manifests, and say what is wrong with them and what may surprise. - is standard\n" +
 			"input. Exit code: 0 where all of them compile, 1 otherwise.",
-		DisableFlagsInUseLine: true,
-		Args:                  someFiles,
-		RunE:                  func(_ *cobra.Command, args []string) error { return a.checkPolicies(args) },
+		Example: `
+			mintmark policy check office-hours.yaml
+			cat policies/*.yaml | mintmark policy check -`,
+		Args: someFiles,
+		RunE: func(_ *cobra.Command, args []string) error { return a.checkPolicies(args) },
 	}
 }
 
@@ -73,9 +75,11 @@ func (a *app) policyTestCommand() *cobra.Command {
 
 Input has subject, resource, request and environment, with the fields that expressions see. Exit code: 0 where every
 answer is as expected, 1 otherwise.`,
-		DisableFlagsInUseLine: true,
-		Args:                  someFiles,
-		RunE:                  func(_ *cobra.Command, args []string) error { return a.testPolicies(args, verbose) },
+		Example: `
+			mintmark policy test office-hours.test.yaml
+			mintmark policy test --verbose policies/*.test.yaml`,
+		Args: someFiles,
+		RunE: func(_ *cobra.Command, args []string) error { return a.testPolicies(args, verbose) },
 	}
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "Name every case, not only those that fail.")
 	return c

@@ -64,7 +64,8 @@ func usageError(format string, args ...any) error {
 }
 
 // Run runs the command and gives the exit code: 0, 1 for a failure or a "no",
-// 2 for wrong usage, 130 where it was interrupted.
+// 2 for wrong usage, 3 where the server gave no answer to go by, 4 where an import
+// left something out, 130 where it was interrupted.
 func Run(ctx context.Context, cfg Config, args []string) int {
 	root := New(cfg)
 	root.SetArgs(args)
@@ -131,7 +132,7 @@ func New(cfg Config) *cobra.Command {
 		Short: "Make, rotate, revoke and check API keys and service tokens in Kubernetes",
 		Long: "Make, rotate, revoke and check API keys and service tokens in Kubernetes.\n\n" +
 			"The commands work on ServiceTokens and APIKeys through the Kubernetes API, as you, with kubectl's configuration;\n" +
-			"token and verify talk to Mintmark's server.",
+			"token, verify, logs and analytics talk to Mintmark's server.",
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: a.program},
 		SilenceErrors: true, SilenceUsage: true,
 		Args: unknownCommand,
@@ -149,15 +150,20 @@ func New(cfg Config) *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupCredentials, Title: "Credentials:"},
 		&cobra.Group{ID: groupServer, Title: "Using them:"},
+		&cobra.Group{ID: groupRecord, Title: "Who used what:"},
 		&cobra.Group{ID: groupInstallation, Title: "The installation:"},
 	)
 	for _, c := range []*cobra.Command{
 		a.createCommand(), a.listCommand(), a.getCommand(), a.rotateCommand(), a.revokeCommand(), a.rollbackCommand(), a.discardCommand(),
+		a.emergencyRevokeCommand(), a.cleanupCommand(), a.importCommand(),
 	} {
 		a.add(root, groupCredentials, c)
 	}
 	for _, c := range []*cobra.Command{a.tokenCommand(), a.verifyCommand(), a.inspectCommand(), a.explainCommand(), a.policyCommand()} {
 		a.add(root, groupServer, c)
+	}
+	for _, c := range []*cobra.Command{a.logsCommand(), a.analyticsCommand(), a.reportCommand()} {
+		a.add(root, groupRecord, c)
 	}
 	for _, c := range []*cobra.Command{a.bootstrapCommand(), a.doctorCommand(), a.versionCommand()} {
 		a.add(root, groupInstallation, c)
@@ -191,6 +197,7 @@ func unknownCommand(root *cobra.Command, args []string) error {
 const (
 	groupCredentials  = "credentials"
 	groupServer       = "server"
+	groupRecord       = "record"
 	groupInstallation = "installation"
 )
 
@@ -198,6 +205,11 @@ const (
 // called.
 func (a *app) add(root *cobra.Command, group string, c *cobra.Command) {
 	c.GroupID = group
+	a.finish(c)
+	root.AddCommand(c)
+}
+
+func (a *app) finish(c *cobra.Command) {
 	c.DisableFlagsInUseLine = true
 	lines := strings.Split(strings.Trim(c.Example, "\n"), "\n")
 	for i, line := range lines {
@@ -210,7 +222,9 @@ func (a *app) add(root *cobra.Command, group string, c *cobra.Command) {
 		}
 	}
 	c.Example = strings.Join(lines, "\n")
-	root.AddCommand(c)
+	for _, sub := range c.Commands() {
+		a.finish(sub)
+	}
 }
 
 func programName(argv0 string) string {

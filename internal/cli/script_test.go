@@ -2,7 +2,9 @@ package cli_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -50,6 +52,9 @@ func parameters(p testscript.Params) testscript.Params {
 		"controller": controller,
 		"server":     server,
 		"field":      field,
+		"later":      later,
+		"digest":     digest,
+		"envsubst":   envsubst,
 	}
 	return p
 }
@@ -144,6 +149,38 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		<-time.After(100 * time.Millisecond)
 	}
 }
+
+// later NAME DURATION sets a variable to the time so much later, in RFC 3339.
+func later(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: later NAME DURATION")
+	}
+	d, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], time.Now().Add(d).UTC().Format(time.RFC3339))
+}
+
+// digest NAME FILE sets a variable to the SHA-256 of what a file has in its first line.
+func digest(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: digest NAME FILE")
+	}
+	line, _, _ := strings.Cut(ts.ReadFile(args[1]), "\n")
+	ts.Setenv(args[0], fmt.Sprintf("%x", sha256.Sum256([]byte(line))))
+}
+
+// envsubst FILE... puts the values of variables, in capitals, into files.
+func envsubst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: envsubst FILE...")
+	}
+	for _, name := range args {
+		text := variable.ReplaceAllStringFunc(ts.ReadFile(name), func(v string) string { return ts.Getenv(v[1:]) })
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
+}
+
+var variable = regexp.MustCompile(`\$[A-Z][A-Z]+`)
 
 // controller stop|start.
 func controller(ts *testscript.TestScript, neg bool, args []string) {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,8 +14,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -48,8 +51,11 @@ func (f *serverFlags) add(flags *pflag.FlagSet) {
 
 // server is a connection to the public port of Mintmark's server.
 type server struct {
-	base *url.URL
-	http *http.Client
+	base  *url.URL
+	http  *http.Client
+	clock *serverClock
+	// limit is the longest answer that is read; 0: maxAnswer.
+	limit int64
 }
 
 var errNoURL = errors.New("where is Mintmark's server? Give --url or set " + envURL + ", and --cacert or " + envCACert + " for its CA." +
@@ -83,8 +89,9 @@ func (a *app) connect(f *serverFlags) (*server, error) {
 			return nil, err
 		}
 	}
-	return &server{base: base, http: &http.Client{
-		Transport: transport, Timeout: f.timeout,
+	clock := newServerClock()
+	return &server{base: base, clock: clock, http: &http.Client{
+		Transport: clock.wrap(transport), Timeout: f.timeout,
 		// A redirect would carry the key to wherever it points.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -118,9 +125,10 @@ func (a *app) newTransport(f *serverFlags) (http.RoundTripper, error) {
 
 // answer is what the server said.
 type answer struct {
-	status    int
-	requestID string
-	body      []byte
+	status     int
+	requestID  string
+	retryAfter time.Duration
+	body       []byte
 }
 
 // problem is an RFC 9457 problem document.
@@ -173,17 +181,20 @@ func (s *server) call(ctx context.Context, method, path string, query url.Values
 		return answer{}, s.unreachable(ctx, err)
 	}
 	defer resp.Body.Close()
-	data, err := readAllLimited(resp.Body, maxAnswer)
+	data, err := readAllLimited(resp.Body, cmp.Or(s.limit, maxAnswer))
 	if err != nil {
 		return answer{}, fmt.Errorf("reading the answer of %s: %w", s.base, err)
 	}
-	return answer{status: resp.StatusCode, requestID: printable(resp.Header.Get("X-Request-Id")), body: data}, nil
+	seconds, _ := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16)
+	return answer{
+		status: resp.StatusCode, requestID: printable(resp.Header.Get("X-Request-Id")), retryAfter: time.Duration(seconds) * time.Second, body: data,
+	}, nil
 }
 
 // printable keeps what a server sent from writing to the terminal what it likes.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
