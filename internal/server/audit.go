@@ -22,6 +22,8 @@ type Audit struct {
 	Store Store
 	// Exporter gets what goes into the Store past the Recorder; nil: nobody does.
 	Exporter audit.Exporter
+	// OTLP is the Exporter that sends events on, to be measured; nil: nobody does.
+	OTLP *audit.OTLP
 	// FailuresOnly leaves out requests that were let through.
 	FailuresOnly bool
 	// DenyOnOverflow denies everything while events are being lost.
@@ -49,7 +51,7 @@ const (
 // request records what came of a request. For one that is let through by a key it takes
 // no memory.
 func (a *auditor) request(v *visit, took time.Duration) {
-	if a == nil || v.route.event == "" {
+	if a == nil || v.route.event == "" || v.report != nil && v.report.Continued {
 		return
 	}
 	e := audit.Event{
@@ -79,6 +81,9 @@ func (a *auditor) request(v *visit, took time.Duration) {
 	e.UserAgent = audit.Clean(agent, maxAgentText)
 	e.RequestID = a.requestID(v.id)
 	e.Detail = detailOf(v)
+	if v.route.managed {
+		a.reported(&e, v)
+	}
 	a.recorder.Record(&e)
 }
 

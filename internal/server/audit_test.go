@@ -307,12 +307,16 @@ type unlucky struct {
 	late, lost bool
 }
 
-func (u *unlucky) Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error) {
+func (u *unlucky) Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error) {
 	if u.late {
 		u.late = false
-		return ids, nil // as it was before the other server stored them
+		ids := make([]audit.ID, len(events)) // as it was before the other server stored them
+		for i := range events {
+			ids[i] = events[i].ID
+		}
+		return ids, nil
 	}
-	return u.sqliteStore.Missing(ctx, ids)
+	return u.sqliteStore.Missing(ctx, events)
 }
 
 func (u *unlucky) AppendOnce(ctx context.Context, b *audit.Batch) error {

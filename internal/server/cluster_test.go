@@ -36,7 +36,12 @@ import (
 	"github.com/mintmark-dev/mintmark/test/controlplane/manifests"
 )
 
-func TestMain(m *testing.M) { controlplane.Main(m) }
+func TestMain(m *testing.M) {
+	if credentials := os.Getenv(benchServer); credentials != "" {
+		os.Exit(serveBenchmark(credentials))
+	}
+	controlplane.Main(m)
+}
 
 // soon is how long the server may take to see a change of the API server's (I5).
 const soon = time.Second
@@ -67,7 +72,11 @@ func newInstallation(t testing.TB) *installation {
 // bareInstallation has no keys yet.
 func bareInstallation(t testing.TB) *installation {
 	t.Helper()
-	plane := controlplane.ForTest(t)
+	return bareInstallationOn(t, controlplane.ForTest(t))
+}
+
+func bareInstallationOn(t testing.TB, plane *controlplane.ControlPlane) *installation {
+	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {

@@ -40,6 +40,7 @@ type feed struct {
 	metrics    *metrics
 	audit      *auditor
 	tombstones *tombstones
+	inventory  *inventory
 	log        *slog.Logger
 	now        func() time.Time
 
@@ -80,11 +81,13 @@ func (f *feed) prepare() {
 	f.add("configmaps/"+RevokedTokensConfigMap,
 		f.clients.core.source("configmaps", f.namespace, RevokedTokensConfigMap, &corev1.ConfigMapList{}), f.denied)
 	mintmark := f.clients.mintmark
-	f.add("credentialclasses.mintmark.dev", mintmark.source("credentialclasses", "", "", &v1alpha1.CredentialClassList{}), &classSink{f: f})
-	f.add("accessroles.mintmark.dev", mintmark.source("accessroles", "", "", &v1alpha1.AccessRoleList{}), &roleSink{f: f})
+	f.add("credentialclasses.mintmark.dev", mintmark.source("credentialclasses", "", "", &v1alpha1.CredentialClassList{}), f.recorded("CredentialClass", &classSink{f: f}))
+	f.add("accessroles.mintmark.dev", mintmark.source("accessroles", "", "", &v1alpha1.AccessRoleList{}), f.recorded("AccessRole", &roleSink{f: f}))
 	f.add("revocations.mintmark.dev", mintmark.source("revocations", "", "", &v1alpha1.RevocationList{}), &revocationSink{f: f})
-	f.add("accesspolicies.mintmark.dev", mintmark.source("accesspolicies", "", "", &v1alpha1.AccessPolicyList{}), &policySink{policies: f.policies})
-	f.add("trustedissuers.mintmark.dev", mintmark.source("trustedissuers", "", "", &v1alpha1.TrustedIssuerList{}), &issuerSink{foreign: f.foreign})
+	f.add("accesspolicies.mintmark.dev", mintmark.source("accesspolicies", "", "", &v1alpha1.AccessPolicyList{}),
+		f.recorded("AccessPolicy", &policySink{policies: f.policies}))
+	f.add("trustedissuers.mintmark.dev", mintmark.source("trustedissuers", "", "", &v1alpha1.TrustedIssuerList{}),
+		f.recorded("TrustedIssuer", &issuerSink{foreign: f.foreign}))
 	if len(f.namespaces) == 0 {
 		f.add("namespaces", f.clients.namespaces(""), &namespaceSink{f: f})
 		f.addCredentials("")
@@ -111,7 +114,9 @@ func (f *feed) addCredentials(ns string) {
 		}
 		sink := &credentialSink{f: f, kind: c.kind, namespace: ns, refused: map[string]recordRefusal{}}
 		f.credentials = append(f.credentials, sink)
-		f.sinks = append(f.sinks, sourced{name: name, source: f.clients.mintmark.slimSource(c.kind, c.resource, ns), sink: sink, late: true})
+		source := f.clients.mintmark.slimSource(c.kind, c.resource, ns)
+		f.sinks = append(f.sinks, sourced{name: name, source: source, sink: sink, late: true})
+		f.inventory.add(shelf{kind: c.kind, namespace: ns, source: source, open: sink.open})
 	}
 }
 
@@ -135,6 +140,7 @@ func (f *feed) Run(ctx context.Context) error {
 		for _, c := range f.credentials {
 			c.forget()
 		}
+		f.inventory.restored()
 		f.ready.presence.end()
 	}
 }
@@ -310,6 +316,7 @@ func (s *credentialSink) BeginList() { s.relist = s.f.index.BeginRelist(s.kind, 
 func (s *credentialSink) EndList() {
 	for _, uid := range s.relist.End() {
 		s.settled(uid)
+		s.f.inventory.missed(uid)
 		s.f.log.Debug("credential is gone, and no event told so", "kind", s.kind, "uid", uid)
 	}
 	s.relist = nil
@@ -326,6 +333,7 @@ func (s *credentialSink) Put(object runtime.Object) {
 	record, reason := s.open(c)
 	outcome := s.f.index.Apply(authn.LiveOf(c), record)
 	s.f.tombstones.see(c)
+	s.f.inventory.see(c, record)
 	switch {
 	case outcome.Record.Refused():
 		reason = string(outcome.Record)
@@ -377,6 +385,7 @@ func (s *credentialSink) Delete(object runtime.Object) {
 	if c, ok := object.(v1alpha1.Credential); ok {
 		s.f.tombstones.going(c)
 		s.f.audit.deleted(c, s.kind, s.f.now())
+		s.f.inventory.going(c)
 		s.f.index.Delete(string(c.GetUID()))
 		s.settled(string(c.GetUID()))
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/credential"
 	"github.com/mintmark-dev/mintmark/internal/federation"
 	"github.com/mintmark-dev/mintmark/internal/keyring"
+	"github.com/mintmark-dev/mintmark/internal/management"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -122,6 +123,8 @@ type setup struct {
 	issuers  *federation.Config // trusted issuers; nil: there are none
 	discard  bool               // no log
 	audit    *auditor           // nil: nothing is recorded
+	// management is the management API's; nil: there is none.
+	management *management.Config
 }
 
 func newEdge(t testing.TB, s setup) *edge {
@@ -157,8 +160,20 @@ func newEdge(t testing.TB, s setup) *edge {
 	if s.issuers != nil {
 		e.foreign = newForeign(foreignConfig{federation: *s.issuers, index: e.index, registry: e.registry, log: log})
 	}
+	var manager *management.API
+	if s.management != nil {
+		c := *s.management
+		c.Index, c.Log = e.index, log
+		if c.Now == nil {
+			c.Now = e.now
+		}
+		if manager, err = management.New(c); err != nil {
+			t.Fatal(err)
+		}
+	}
 	e.public = newPublic(publicConfig{
-		index: e.index, issuer: e.issuer, gate: e.gate, proxies: s.proxies, metrics: newMetrics(e.registry), log: log, now: e.now,
+		manager: manager,
+		index:   e.index, issuer: e.issuer, gate: e.gate, proxies: s.proxies, metrics: newMetrics(e.registry), log: log, now: e.now,
 		identity: s.identity, policies: e.policies, foreign: e.foreign, revoker: e.revoker, audit: s.audit,
 	})
 	e.http = httptest.NewUnstartedServer(e.public)

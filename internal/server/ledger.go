@@ -22,8 +22,18 @@ type Store interface {
 	// of them: store.ErrDuplicate where one of them is there already, and then nothing
 	// is stored.
 	AppendOnce(ctx context.Context, b *audit.Batch) error
-	// Missing gives those of the IDs that AppendOnce has not stored.
-	Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error)
+	// Missing gives the IDs of those of the events that AppendOnce has not stored. What
+	// is older than what retention has cleared out counts as stored.
+	Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error)
+	// PutCredentials takes credentials into the inventory. What is there already, or of
+	// a newer object, is not written.
+	PutCredentials(ctx context.Context, all []store.Credential) error
+	// Credentials lists the inventory.
+	Credentials(ctx context.Context, t store.Tenant, f store.CredentialFilter, p store.Page) (store.Credentials, error)
+	// NewestCredential is the greatest resourceVersion that a row of it was made of, and
+	// RewindCredentials forgets those greater than one.
+	NewestCredential(ctx context.Context) (int64, error)
+	RewindCredentials(ctx context.Context, after int64) error
 	// PutTombstones stores tombstones; those that are there already stay as they are.
 	PutTombstones(ctx context.Context, all []store.Tombstone) error
 	// Tombstones gives those stored after a number, in order.
@@ -87,14 +97,14 @@ func (l *ledger) put(ctx context.Context, events []audit.Event) error {
 
 // missing are the events that are not stored, each once.
 func (l *ledger) missing(ctx context.Context, events []audit.Event) ([]audit.Event, error) {
-	byID, ids := make(map[audit.ID]*audit.Event, len(events)), make([]audit.ID, 0, len(events))
+	byID, once := make(map[audit.ID]*audit.Event, len(events)), make([]audit.Event, 0, len(events))
 	for i := range events {
 		if e := &events[i]; byID[e.ID] == nil {
 			byID[e.ID] = e
-			ids = append(ids, e.ID)
+			once = append(once, *e)
 		}
 	}
-	missing, err := l.store.Missing(ctx, ids)
+	missing, err := l.store.Missing(ctx, once)
 	if err != nil {
 		return nil, err
 	}

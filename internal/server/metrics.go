@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/mintmark-dev/mintmark/internal/authn"
 )
 
 // outcome of a request, as metrics and logs name it.
@@ -92,6 +94,10 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	}
 	registry.MustRegister(m.requests, m.decisions, m.denials, m.refused, m.limited, m.issued, m.reviews, m.restored, m.panics,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// An alert looks for an increase, and what appears with the value 1 has not increased.
+	for _, reason := range []string{refusedSeal, refusedPepper, refusedContent, refusedMissing, string(authn.RecordForeign), string(authn.RecordOutdated)} {
+		m.refused.WithLabelValues(reason)
+	}
 	return m
 }
 

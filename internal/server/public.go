@@ -13,6 +13,7 @@ import (
 
 	"github.com/mintmark-dev/mintmark/internal/audit"
 	"github.com/mintmark-dev/mintmark/internal/authn"
+	"github.com/mintmark-dev/mintmark/internal/management"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -36,7 +37,8 @@ type public struct {
 	lines    *lineLimit
 	revoker  revoker // nil: no single JWT is revoked here
 	audit    *auditor
-	system   *system // nil: nothing tells of the system
+	system   *system         // nil: nothing tells of the system
+	manager  *management.API // nil: nothing is managed here
 	handler  http.Handler
 }
 
@@ -58,6 +60,7 @@ type publicConfig struct {
 	foreign  *foreign
 	audit    *auditor // nil: nothing is recorded
 	system   *system
+	manager  *management.API
 }
 
 // newPublic makes the handler of the public listener.
@@ -69,7 +72,7 @@ func newPublic(c publicConfig) *public {
 		},
 		proxies: c.proxies, metrics: c.metrics, log: c.log, now: c.now, identity: c.identity.prepare(),
 		ids: newRequestIDs(), lines: newLineLimit(), revoker: c.revoker,
-		audit: c.audit, system: c.system,
+		audit: c.audit, system: c.system, manager: c.manager,
 	}
 	if p.audit != nil {
 		p.audit.ids = &p.ids
@@ -106,6 +109,8 @@ type route struct {
 	serve       func(*exchange) *problem
 	// event is what a request is recorded as; empty: it is not.
 	event audit.Type
+	// managed: it is an operation of the management API.
+	managed bool
 
 	observers observers
 }
@@ -137,6 +142,7 @@ func (p *public) mount(tokens *tokens, documents *documents) http.Handler {
 		r.observers = p.metrics.route(r.name)
 		mux.HandleFunc(r.path, func(w http.ResponseWriter, req *http.Request) { p.dispatch(w, req, r) })
 	}
+	p.mountManagement(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) { p.dispatch(w, req, p.notFound) })
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		// The mux would answer a path that is not clean with a redirect to one that is.
@@ -176,6 +182,8 @@ type visit struct {
 	trusted bool
 	outcome outcome
 	status  int
+	// report is what an operation of the management API says of itself.
+	report *management.Report
 }
 
 // exchange is one HTTP request on its way through the chain.

@@ -86,6 +86,8 @@ type Config struct {
 
 	// Audit is how what happens is recorded. Default: it is not.
 	Audit Audit
+	// Management is what may be managed over REST. Default: what is there can be listed.
+	Management Management
 
 	// Log gets structured lines that never hold a credential. Default: none.
 	Log *slog.Logger
@@ -105,24 +107,25 @@ const (
 
 // Server verifies credentials. Make it with New and Run it once.
 type Server struct {
-	config   Config
-	clients  *clients
-	registry *prometheus.Registry
-	metrics  *metrics
-	index    *authn.Index
-	issuer   *oauth.Issuer
-	keys     *keys
-	presence *presence
-	ready    *readiness
-	feed     *feed
-	policies *policies
-	denied   *sharedDenyList
-	foreign  *foreign
-	replicas *replicas
-	public   *public
-	audit    *auditor     // nil: nothing is recorded
-	buried   *tombstones  // nil without a store
-	rpc      *rpcListener // once it listens; nil without one
+	config    Config
+	clients   *clients
+	registry  *prometheus.Registry
+	metrics   *metrics
+	index     *authn.Index
+	issuer    *oauth.Issuer
+	keys      *keys
+	presence  *presence
+	ready     *readiness
+	feed      *feed
+	policies  *policies
+	denied    *sharedDenyList
+	foreign   *foreign
+	replicas  *replicas
+	public    *public
+	audit     *auditor     // nil: nothing is recorded
+	buried    *tombstones  // nil without a store
+	inventory *inventory   // nil without a store
+	rpc       *rpcListener // once it listens; nil without one
 
 	addresses  atomic.Pointer[Addresses]
 	lastRelist atomic.Int64 // Unix nanoseconds
@@ -140,6 +143,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{config: c, registry: prometheus.NewRegistry(), index: authn.New(authn.Config{}), keys: new(keys)}
 	s.metrics = newMetrics(s.registry)
 	s.policies = newPolicies(s.registry, c.Log)
+	s.policies.noGateway = len(c.TrustedProxies) == 0
 	s.audit = c.Audit.auditor(c.ID, c.Log)
 	s.policies.audit = s.audit
 	var err error
@@ -169,9 +173,10 @@ func New(c Config) (*Server, error) {
 	}
 	if c.Audit.Store != nil {
 		s.buried = newTombstones(c.Audit.Store, s.index, s.ready.warm.Load, c.Log, time.Now)
+		s.inventory = newInventory(c.Audit.Store, s.ready.warm.Load, c.Log, time.Now)
 	}
 	s.feed = &feed{
-		audit: s.audit, tombstones: s.buried,
+		audit: s.audit, tombstones: s.buried, inventory: s.inventory,
 		clients: s.clients, namespace: c.Namespace, namespaces: c.WatchNamespaces, index: s.index, keys: s.keys, ready: s.ready,
 		freshness: fresh, policies: s.policies, foreign: s.foreign, denied: s.denied.denyList, metrics: s.metrics, log: c.Log, now: time.Now, relistEvery: c.RelistEvery,
 	}
@@ -182,8 +187,13 @@ func New(c Config) (*Server, error) {
 	}
 	s.feed.prepare()
 	s.replicas = newReplicas(s.clients.leases.Leases(c.Namespace), time.Now, c.Log)
+	manager, err := s.newManagement()
+	if err != nil {
+		return nil, err
+	}
 	s.public = newPublic(publicConfig{
-		index: s.index, issuer: s.issuer, gate: s.ready, proxies: c.TrustedProxies, metrics: s.metrics, log: c.Log, now: time.Now,
+		manager: manager,
+		index:   s.index, issuer: s.issuer, gate: s.ready, proxies: c.TrustedProxies, metrics: s.metrics, log: c.Log, now: time.Now,
 		identity: c.IdentityHeaders, policies: s.policies, foreign: s.foreign, revoker: s.denied,
 		audit: s.audit, system: s.system(),
 		limits: newCredentialLimits(s.metrics, s.replicas.number), guard: newAddressGuard(guardConfig{
@@ -192,6 +202,7 @@ func New(c Config) (*Server, error) {
 	})
 	s.registerGauges()
 	registerAudit(s.registry, c.Audit.Recorder, s.once(), c.Audit.Store)
+	registerOTLP(s.registry, c.Audit.OTLP)
 	return s, nil
 }
 

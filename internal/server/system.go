@@ -125,6 +125,9 @@ func (s *system) status(now time.Time) *systemStatus {
 		if out.Audit.Lost > 0 || out.Audit.Overflowing {
 			degraded("audit: events have been lost since the start")
 		}
+		if out.Audit.Trouble != "" { // known at once; the database is looked at now and then
+			degraded("audit: events wait for the database: " + out.Audit.Trouble)
+		}
 	}
 	return out
 }

@@ -53,6 +53,7 @@ func (s *Server) runAudit(ctx context.Context, workers *sync.WaitGroup) {
 	}
 	if s.buried != nil {
 		workers.Go(func() { s.buried.Run(ctx) })
+		workers.Go(func() { s.inventory.Run(ctx) })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/mintmark-dev/mintmark/internal/audit"
@@ -150,6 +151,20 @@ func Network(client netip.Addr) netip.Prefix {
 	return p
 }
 
+// RangeOf gives the first and the last address of a network.
+func RangeOf(network netip.Prefix) (first, last netip.Addr) {
+	if a := network.Addr(); a.Is4In6() && network.Bits() >= 96 {
+		network = netip.PrefixFrom(a.Unmap(), network.Bits()-96)
+	}
+	first = network.Masked().Addr()
+	b := first.AsSlice()
+	for bit := network.Bits(); bit < len(b)*8; bit++ {
+		b[bit/8] |= 1 << (7 - bit%8)
+	}
+	last, _ = netip.AddrFromSlice(b) // it has the length of an address
+	return first, last
+}
+
 // AnalyticsFilter says what to work out.
 type AnalyticsFilter struct {
 	// UID of one credential; empty for all of the tenant.
@@ -158,8 +173,11 @@ type AnalyticsFilter struct {
 	Since, Until time.Time
 	// Top is how many of the most used to name; default 10, at most 100.
 	Top int
-	// IdleBefore: credentials not used since then count as idle; zero leaves them out.
+	// IdleBefore: credentials not used since then count as idle; zero leaves them out,
+	// and the totals of the inventory.
 	IdleBefore time.Time
+	// Now: what expires before then counts as expired. Zero: what the inventory says.
+	Now time.Time
 }
 
 // TopSize is how many of the most used are named.
@@ -178,9 +196,26 @@ type Analytics struct {
 	// Latency of what was recorded with how long it took, at some percentiles: the
 	// upper bounds of buckets that double, so at most twice the true value.
 	Latency Percentiles
-	// Idle credentials, longest unused first, those never used before all others.
+	// Idle credentials, longest unused first, those never used before all others: at
+	// most [MaxIdle].
 	Idle []IdleCredential
+	// Totals of the inventory, where AnalyticsFilter.IdleBefore is set.
+	Totals Totals
 }
+
+// MaxIdle is how many idle credentials are named at most.
+const MaxIdle = 1000
+
+// Totals count the credentials of the inventory. Each is one of the four.
+type Totals struct {
+	// Active ones have been used since AnalyticsFilter.IdleBefore, Inactive ones have not.
+	Active, Inactive int64
+	// Expired and Revoked ones are there and are not accepted.
+	Expired, Revoked int64
+}
+
+// All of them.
+func (t Totals) All() int64 { return t.Active + t.Inactive + t.Expired + t.Revoked }
 
 // Day is one day's share.
 type Day struct {
@@ -245,7 +280,34 @@ type Credential struct {
 	Expires time.Time
 	// State is Active, Revoked, Expired or Deleted.
 	State string
+	// Applied is the resourceVersion of the object it was made of. A store keeps what
+	// is newer. 0 is not known: what is put with it stands until something else is put.
+	Applied int64
 }
+
+// Plain is text as a store keeps it: PostgreSQL cannot hold NUL, which the API server
+// lets through, nor what is no UTF-8.
+func Plain(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// PlainJSON is a map of text as a store keeps it, in JSON with its keys in order.
+func PlainJSON(m map[string]string) (string, error) {
+	plain := make(map[string]string, len(m))
+	for k, v := range m {
+		plain[Plain(k)] = Plain(v)
+	}
+	text, err := json.Marshal(plain)
+	return string(text), err
+}
+
+// The states of credentials in the inventory.
+const (
+	StateActive  = "Active"
+	StateRevoked = "Revoked"
+	StateExpired = "Expired"
+	StateDeleted = "Deleted"
+)
 
 // CredentialFilter narrows a list of the inventory. What is zero does not narrow it.
 type CredentialFilter struct {
@@ -292,14 +354,13 @@ type DeniedToken struct {
 
 // Chain is one run of one server, as far as it is stored.
 type Chain struct {
-	Name           string
-	Batches        int64
-	Events         int64
-	First, Last    time.Time
-	Head           audit.Digest
-	FirstNumber    uint64
-	LastNumber     uint64
-	EventsRetained int64
+	Name        string
+	Batches     int64
+	Events      int64
+	First, Last time.Time
+	Head        audit.Digest
+	FirstNumber uint64
+	LastNumber  uint64
 }
 
 // Health of a store.

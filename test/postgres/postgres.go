@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,6 +30,11 @@ type Options struct {
 	Settings map[string]string
 	// Durable keeps what is committed through a crash of the server, as in production.
 	Durable bool
+	// SmallSegments makes the files of the server's log a megabyte long, which is what
+	// Cluster.Fill needs.
+	SmallSegments bool
+	// Certificate and Key, in PEM, have it speak TLS.
+	Certificate, Key []byte
 }
 
 // Cluster is a running server with databases.
@@ -50,6 +57,9 @@ func binaries() (string, error) {
 		return dir, nil
 	}
 	if path, err := exec.LookPath("initdb"); err == nil {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real // where the others are
+		}
 		return filepath.Dir(path), nil
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
@@ -79,6 +89,62 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
+	if err := c.handOver(); err != nil {
+		return err
+	}
+	initdb := []string{"--pgdata", c.data(), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"}
+	if c.options.SmallSegments {
+		initdb = append(initdb, "--wal-segsize", "1")
+	}
+	path, args := c.command("initdb", initdb...)
+	made := exec.CommandContext(ctx, path, args...)
+	made.Dir = c.dir
+	if out, err := made.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	if err := c.writeCertificate(); err != nil {
+		return err
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	c.port = port
+	return c.Restart(ctx)
+}
+
+// writeCertificate puts the certificate where the server reads it by default.
+func (c *Cluster) writeCertificate() error {
+	if c.options.Certificate == nil {
+		return nil
+	}
+	for name, text := range map[string][]byte{"server.crt": c.options.Certificate, "server.key": c.options.Key} {
+		path := filepath.Join(c.data(), name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return fmt.Errorf("write the server's certificate: %w", err)
+		}
+		if c.account == nil {
+			continue
+		}
+		if err := c.chown(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chown gives a file to the account the server runs as.
+func (c *Cluster) chown(path string) error {
+	uid, _ := strconv.Atoi(c.account.Uid)
+	gid, _ := strconv.Atoi(c.account.Gid)
+	if err := os.Chown(path, uid, gid); err != nil {
+		return fmt.Errorf("hand over %s: %w", path, err)
+	}
+	return nil
+}
+
+// handOver finds the account the server runs as, and gives it the folder.
+func (c *Cluster) handOver() error {
 	if os.Geteuid() == 0 { // the server does not run as root
 		account, err := user.Lookup("postgres")
 		if err != nil {
@@ -88,24 +154,9 @@ func (c *Cluster) start(ctx context.Context) error {
 			return fmt.Errorf("find an account for the server to run as: %w", err)
 		}
 		c.account = account
-		uid, _ := strconv.Atoi(account.Uid)
-		gid, _ := strconv.Atoi(account.Gid)
-		if err := os.Chown(c.dir, uid, gid); err != nil {
-			return fmt.Errorf("hand over the temporary folder: %w", err)
-		}
+		return c.chown(c.dir)
 	}
-	path, args := c.command("initdb", "--pgdata", c.data(), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync")
-	made := exec.CommandContext(ctx, path, args...)
-	made.Dir = c.dir
-	if out, err := made.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
-	c.port = port
-	return c.Restart(ctx)
+	return nil
 }
 
 func freePort() (int, error) {
@@ -137,6 +188,9 @@ func (c *Cluster) Restart(ctx context.Context) error {
 	}
 	if !c.options.Durable {
 		settings["fsync"], settings["synchronous_commit"], settings["full_page_writes"] = "off", "off", "off"
+	}
+	if c.options.Certificate != nil {
+		settings["ssl"] = "on"
 	}
 	for name, value := range c.options.Settings {
 		settings[name] = value
@@ -179,6 +233,28 @@ func (c *Cluster) Restart(ctx context.Context) error {
 	}
 }
 
+// Psql runs statements in psql, as a person would, and gives what it prints: rows as lines,
+// columns parted by |. It stops at the first error, which is that of psql with what it said.
+func (c *Cluster) Psql(ctx context.Context, account, database, statements string) (string, error) {
+	path := filepath.Join(c.binaries, "psql")
+	if _, err := os.Stat(path); err != nil { // clients can be elsewhere
+		if path, err = exec.LookPath("psql"); err != nil {
+			return "", fmt.Errorf("PostgreSQL's psql is not installed (on Debian: postgresql-client): %w", err)
+		}
+	}
+	psql := exec.CommandContext(ctx, path, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", c.URL(account, database))
+	psql.Stdin = strings.NewReader(statements)
+	var out, failure bytes.Buffer
+	psql.Stdout, psql.Stderr = &out, &failure
+	if err := psql.Run(); err != nil {
+		return out.String(), fmt.Errorf("psql as %s: %w: %s", account, err, failure.String())
+	}
+	return out.String(), nil
+}
+
+// Log is the file that the server writes its log to.
+func (c *Cluster) Log() string { return filepath.Join(c.dir, "postgres.log") }
+
 // URL of a database, for an account that needs no password.
 func (c *Cluster) URL(account, database string) string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", account, c.port, database)
@@ -210,6 +286,16 @@ func (c *Cluster) Resume() error { return c.signalAll(syscall.SIGCONT) }
 
 // signalAll signals the server and the children that serve connections.
 func (c *Cluster) signalAll(s syscall.Signal) error {
+	for _, pid := range c.pids() {
+		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("signal PostgreSQL: %w", err)
+		}
+	}
+	return nil
+}
+
+// pids are those of the server and of its children.
+func (c *Cluster) pids() []int {
 	pids := []int{c.process.PID()}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
@@ -223,12 +309,7 @@ func (c *Cluster) signalAll(s syscall.Signal) error {
 			pids = append(pids, pid)
 		}
 	}
-	for _, pid := range pids {
-		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("signal PostgreSQL: %w", err)
-		}
-	}
-	return nil
+	return pids
 }
 
 // Stop ends the server and removes its folder.

@@ -459,9 +459,15 @@ func (l *Loop) readPages(ctx context.Context, p page, pages chan<- page) error {
 // already, if there is one.
 func (l *Loop) readEvents(ctx context.Context, w watch.Interface, rv string, events chan<- watch.Event) error {
 	var retry backoff
+	broken := false // the API server may be another one since
 	for {
 		began := time.Now()
-		newer, err := l.watchOnce(ctx, w, rv, events)
+		var newer string
+		err := l.notAhead(ctx, rv, broken)
+		if newer = rv; err == nil {
+			newer, err = l.watchOnce(ctx, w, rv, events)
+		}
+		broken = err != nil || time.Since(began) < shortestWatch
 		w = nil
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -473,7 +479,7 @@ func (l *Loop) readEvents(ctx context.Context, w watch.Interface, rv string, eve
 		switch {
 		case err == nil && time.Since(began) > time.Second:
 			continue // ended by its own time limit
-		case isGone(err):
+		case errors.Is(err, errGone), isGone(err):
 			return errGone
 		case err != nil:
 			l.broken("watch", err)
@@ -484,9 +490,34 @@ func (l *Loop) readEvents(ctx context.Context, w watch.Interface, rv string, eve
 	}
 }
 
+// notAhead is nil unless the API server has not come as far as rv, after a watch broke off: it
+// takes a watch from a resourceVersion of the future and says nothing until it gets there, and
+// a cluster that was restored from a backup would not be noticed before the next list. Then
+// its error is errGone, for a list to tell.
+func (l *Loop) notAhead(ctx context.Context, rv string, broken bool) error {
+	if !broken {
+		return nil
+	}
+	list, err := l.config.Source.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	accessor, err := meta.ListAccessor(list)
+	if err != nil {
+		return err
+	}
+	if order, err := resourceversion.CompareResourceVersion(accessor.GetResourceVersion(), rv); err == nil && order < 0 {
+		return errGone
+	}
+	return nil
+}
+
+// shortestWatch is how long a watch lasts at least that nothing breaks off.
+const shortestWatch = 300 * time.Second
+
 // watchTimeout is spread, so that watches do not all end together.
 func watchTimeout() *int64 {
-	seconds := int64(300 + rand.IntN(300))
+	seconds := int64(shortestWatch/time.Second) + int64(rand.IntN(300))
 	return &seconds
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,13 +26,15 @@ type Engine interface {
 	CheckSchema(ctx context.Context) error
 	Health(ctx context.Context) (store.Health, error)
 	AppendOnce(ctx context.Context, b *audit.Batch) error
-	Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error)
+	Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error)
 	Events(ctx context.Context, t store.Tenant, f store.EventFilter, p store.Page) (store.Events, error)
 	Chains(ctx context.Context) ([]store.Chain, error)
 	Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error)
 	Usage(ctx context.Context, t store.Tenant, uid string) ([]store.VersionUsage, error)
 	Analytics(ctx context.Context, t store.Tenant, f store.AnalyticsFilter) (store.Analytics, error)
 	PutCredentials(ctx context.Context, all []store.Credential) error
+	NewestCredential(ctx context.Context) (int64, error)
+	RewindCredentials(ctx context.Context, after int64) error
 	Credentials(ctx context.Context, t store.Tenant, f store.CredentialFilter, p store.Page) (store.Credentials, error)
 	PutTombstones(ctx context.Context, all []store.Tombstone) error
 	Tombstones(ctx context.Context, after int64, limit int) ([]store.Tombstone, error)
@@ -95,14 +98,15 @@ func New(c Config) *Database {
 // CheckURL is nil for a URL that can be opened as far as its form goes. Its error does
 // not repeat the URL, which may hold a password.
 func CheckURL(text string) error {
+	scheme, _, _ := strings.Cut(text, "://")
+	if scheme == "postgres" || scheme == "postgresql" {
+		return postgres.CheckURL(text)
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return errURL
 	}
-	switch u.Scheme {
-	case "postgres", "postgresql":
-		return nil
-	case "sqlite":
+	if u.Scheme == "sqlite" {
 		if u.Host != "" || len(u.Path) < 2 || u.RawQuery != "" {
 			return errors.New("write the path of the file whole: sqlite:///var/lib/mintmark/mintmark.db")
 		}
@@ -302,12 +306,48 @@ func (d *Database) AppendOnce(ctx context.Context, b *audit.Batch) error {
 }
 
 // Missing is that of the engine.
-func (d *Database) Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error) {
+func (d *Database) Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error) {
 	e, err := d.Engine()
 	if err != nil {
 		return nil, err
 	}
-	return e.Missing(ctx, ids)
+	return e.Missing(ctx, events)
+}
+
+// PutCredentials is that of the engine.
+func (d *Database) PutCredentials(ctx context.Context, all []store.Credential) error {
+	e, err := d.Engine()
+	if err != nil {
+		return err
+	}
+	return e.PutCredentials(ctx, all)
+}
+
+// NewestCredential is that of the engine.
+func (d *Database) NewestCredential(ctx context.Context) (int64, error) {
+	e, err := d.Engine()
+	if err != nil {
+		return 0, err
+	}
+	return e.NewestCredential(ctx)
+}
+
+// RewindCredentials is that of the engine.
+func (d *Database) RewindCredentials(ctx context.Context, after int64) error {
+	e, err := d.Engine()
+	if err != nil {
+		return err
+	}
+	return e.RewindCredentials(ctx, after)
+}
+
+// Credentials is that of the engine.
+func (d *Database) Credentials(ctx context.Context, t store.Tenant, f store.CredentialFilter, p store.Page) (store.Credentials, error) {
+	e, err := d.Engine()
+	if err != nil {
+		return store.Credentials{}, err
+	}
+	return e.Credentials(ctx, t, f, p)
 }
 
 // PutTombstones is that of the engine.

@@ -62,6 +62,7 @@ func batchOf(t *testing.T, chain string) *audit.Batch {
 func TestAURLThatCannotBeOpenedIsRefusedWithoutRepeatingIt(t *testing.T) {
 	for url, ok := range map[string]bool{
 		"postgres://mintmark:hunter2@db:5432/mintmark": true, "postgresql://db/mintmark": true, "sqlite:///var/lib/mintmark.db": true,
+		"postgres://u@a:5432,b:5433/db?target_session_attrs=read-write": true, "postgres://u@[::1]:5432,[::2]:5433/db": true,
 		"sqlite://relative.db": false, "sqlite:relative.db": false, "sqlite:///": false, "sqlite:///a?mode=ro": false, "mysql://root:hunter2@db/x": false,
 		"": false, "db.example.com": false, "postgres://user:hunter2%@db/x": false,
 	} {

@@ -43,8 +43,8 @@ func (s *Store) Usage(ctx context.Context, tenant store.Tenant, uid string) ([]s
 func (s *Store) Analytics(ctx context.Context, tenant store.Tenant, f store.AnalyticsFilter) (store.Analytics, error) {
 	var a store.Analytics
 	err := s.as(ctx, tenant, pgx.TxOptions{AccessMode: pgx.ReadOnly, IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		for _, part := range []func(context.Context, pgx.Tx, store.AnalyticsFilter, *store.Analytics) error{daily, top, latency, idle} {
-			if err := part(ctx, tx, f, &a); err != nil {
+		for _, part := range []func(context.Context, pgx.Tx, store.Tenant, store.AnalyticsFilter, *store.Analytics) error{daily, top, latency, idle, totals} {
+			if err := part(ctx, tx, tenant, f, &a); err != nil {
 				return err
 			}
 		}
@@ -57,8 +57,9 @@ func (s *Store) Analytics(ctx context.Context, tenant store.Tenant, f store.Anal
 }
 
 // days narrows to the days asked for, and to the credential.
-func days(f store.AnalyticsFilter) where {
+func days(t store.Tenant, f store.AnalyticsFilter) where {
 	var w where
+	w.tenant(t)
 	if !f.Since.IsZero() {
 		w.and("day >= ?::date", f.Since.UTC().Format(time.DateOnly))
 	}
@@ -71,8 +72,8 @@ func days(f store.AnalyticsFilter) where {
 	return w
 }
 
-func daily(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Analytics) error {
-	w := days(f)
+func daily(ctx context.Context, tx pgx.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
+	w := days(t, f)
 	rows, err := tx.Query(ctx, "SELECT day, sum(allowed)::bigint, sum(denied)::bigint FROM usage_daily"+w.text()+" GROUP BY day ORDER BY day", w.arguments...)
 	if err != nil {
 		return err
@@ -87,24 +88,24 @@ func daily(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Ana
 	return err
 }
 
-func top(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Analytics) error {
-	w := days(f)
+func top(ctx context.Context, tx pgx.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
+	w := days(t, f)
 	w.and("uid <> ?", "")
 	rows, err := tx.Query(ctx, `SELECT uid, max(subject), max(namespace), sum(allowed)::bigint, sum(denied)::bigint FROM usage_daily`+w.text()+
 		fmt.Sprintf(" GROUP BY uid ORDER BY sum(allowed) + sum(denied) DESC, uid LIMIT %d", f.TopSize()), w.arguments...)
 	if err != nil {
 		return err
 	}
-	a.Top, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t store.CredentialTotal, err error) {
-		return t, row.Scan(&t.UID, &t.Subject, &t.Namespace, &t.Allowed, &t.Denied)
+	a.Top, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c store.CredentialTotal, err error) {
+		return c, row.Scan(&c.UID, &c.Subject, &c.Namespace, &c.Allowed, &c.Denied)
 	})
 	return err
 }
 
 // latency is of the whole tenant, for it is not counted by credential.
-func latency(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Analytics) error {
+func latency(ctx context.Context, tx pgx.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
 	f.UID = ""
-	w := days(f)
+	w := days(t, f)
 	rows, err := tx.Query(ctx, "SELECT bucket, sum(count)::bigint FROM latency_daily"+w.text()+" GROUP BY bucket", w.arguments...)
 	if err != nil {
 		return err
@@ -122,19 +123,29 @@ func latency(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.A
 	return err
 }
 
-func idle(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Analytics) error {
+// lastUsed is when each credential was used last. It is worked out once for all of them:
+// looked up for each it takes as many look-ups as there are credentials.
+const lastUsed = "SELECT uid, max(last_used) AS last_used FROM usage"
+
+// ofInventory narrows both the inventory and usage.
+func ofInventory(t store.Tenant, f store.AnalyticsFilter) (w where) {
+	w.tenant(t)
+	if f.UID != "" {
+		w.and("uid = ?", f.UID)
+	}
+	return w
+}
+
+func idle(ctx context.Context, tx pgx.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
 	if f.IdleBefore.IsZero() {
 		return nil
 	}
-	var w where
-	w.and("(u.last_used IS NULL OR u.last_used < ?)", f.IdleBefore)
-	w.and("c.state = ?", "Active")
-	if f.UID != "" {
-		w.and("c.uid = ?", f.UID)
-	}
-	rows, err := tx.Query(ctx, `SELECT c.uid, lower(c.kind) || ':' || c.namespace || ':' || c.name, c.namespace, u.last_used FROM credentials c
-		LEFT JOIN LATERAL (SELECT max(last_used) AS last_used FROM usage WHERE usage.uid = c.uid) u ON true`+w.text()+
-		" ORDER BY u.last_used NULLS FIRST, c.uid LIMIT 1000", w.arguments...)
+	w := ofInventory(t, f)
+	used := lastUsed + w.text() + " GROUP BY uid"
+	w.and("(last_used IS NULL OR last_used < ?)", f.IdleBefore)
+	w.and("state = ?", store.StateActive)
+	rows, err := tx.Query(ctx, "SELECT uid, lower(kind) || ':' || namespace || ':' || name, namespace, last_used FROM credentials LEFT JOIN ("+used+") u USING (uid)"+w.text()+
+		fmt.Sprintf(" ORDER BY last_used NULLS FIRST, uid LIMIT %d", store.MaxIdle), w.arguments...)
 	if err != nil {
 		return err
 	}
@@ -149,4 +160,24 @@ func idle(ctx context.Context, tx pgx.Tx, f store.AnalyticsFilter, a *store.Anal
 		return i, nil
 	})
 	return err
+}
+
+// totals count the inventory.
+func totals(ctx context.Context, tx pgx.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
+	if f.IdleBefore.IsZero() {
+		return nil
+	}
+	now := f.Now
+	if now.IsZero() {
+		now = time.Unix(0, 0)
+	}
+	w := ofInventory(t, f)
+	used := lastUsed + w.text() + " GROUP BY uid"
+	w.and("state <> ?", store.StateDeleted)
+	n := len(w.arguments)
+	return tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FILTER (WHERE lives AND used), count(*) FILTER (WHERE lives AND NOT used),
+			count(*) FILTER (WHERE NOT lives AND state <> 'Revoked'), count(*) FILTER (WHERE state = 'Revoked')
+		FROM (SELECT state, state = 'Active' AND coalesce(expires > $%d, true) AS lives, coalesce(last_used >= $%d, false) AS used
+			FROM credentials LEFT JOIN (%s) u USING (uid)%s) c`, n+1, n+2, used, w.text()), append(w.arguments, now, f.IdleBefore)...).
+		Scan(&a.Totals.Active, &a.Totals.Inactive, &a.Totals.Expired, &a.Totals.Revoked)
 }

@@ -118,13 +118,15 @@ func claim(ctx context.Context, tx pgx.Tx, events []audit.Event) error {
 	return err
 }
 
-// Missing gives those of the IDs that AppendOnce has not stored.
-func (s *Store) Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error) {
-	asked := make([][16]byte, len(ids))
-	for i := range ids {
-		asked[i] = ids[i]
+// Missing gives the IDs of those of the events that AppendOnce has not stored. What is
+// older than what retention has cleared out counts as stored: it was, or would not stay.
+func (s *Store) Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error) {
+	asked, times := make([][16]byte, len(events)), make([]time.Time, len(events))
+	for i := range events {
+		asked[i], times[i] = events[i].ID, events[i].At
 	}
-	rows, err := s.pool.Query(ctx, "SELECT a.id FROM unnest($1::uuid[]) WITH ORDINALITY a (id, n) WHERE NOT EXISTS (SELECT FROM event_ids e WHERE e.id = a.id) ORDER BY n", asked)
+	rows, err := s.pool.Query(ctx, `SELECT a.id FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY a (id, at, n)
+		WHERE a.at >= (SELECT cleared_before FROM retention) AND NOT EXISTS (SELECT FROM event_ids e WHERE e.id = a.id) ORDER BY n`, asked, times)
 	if err != nil {
 		return nil, fmt.Errorf("looking for events: %w", err)
 	}
@@ -279,28 +281,24 @@ func scanEvent(row pgx.CollectableRow) (audit.Event, error) {
 
 // Events lists events of the tenant.
 func (s *Store) Events(ctx context.Context, tenant store.Tenant, f store.EventFilter, p store.Page) (store.Events, error) {
-	var w where
-	w.filter(f)
-	order, beyond := "DESC", "<"
+	l := listing{tenant: tenant, filter: f, order: "DESC", beyond: "<", size: p.Size() + 1}
 	if p.OldestFirst {
-		order, beyond = "ASC", ">"
+		l.order, l.beyond = "ASC", ">"
 	}
 	if p.Cursor != "" {
 		after, err := store.ParseCursor(p.Cursor)
 		if err != nil {
 			return store.Events{}, err
 		}
-		w.arguments = append(w.arguments, after.At, [16]byte(after.ID))
-		w.conditions = append(w.conditions, fmt.Sprintf("(at, id) %s ($%d, $%d)", beyond, len(w.arguments)-1, len(w.arguments)))
+		l.after = &after
 	}
-	query := selectEvents + w.text() + fmt.Sprintf(" ORDER BY at %s, id %s LIMIT %d", order, order, p.Size()+1)
 	var page store.Events
-	err := s.as(ctx, tenant, reading, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, query, w.arguments...)
-		if err != nil {
-			return err
+	err := s.as(ctx, tenant, reading, func(tx pgx.Tx) (err error) {
+		if l.isNetwork() {
+			page.Items, err = l.byMonth(ctx, tx)
+		} else {
+			page.Items, err = l.run(ctx, tx)
 		}
-		page.Items, err = pgx.CollectRows(rows, scanEvent)
 		return err
 	})
 	if err != nil {
@@ -312,6 +310,126 @@ func (s *Store) Events(ctx context.Context, tenant store.Tenant, f store.EventFi
 		page.Next = store.Position{At: last.At, ID: last.ID}.Cursor()
 	}
 	return page, nil
+}
+
+// listing is a page of events on its way.
+type listing struct {
+	tenant        store.Tenant
+	filter        store.EventFilter
+	after         *store.Position
+	order, beyond string
+	size          int
+}
+
+func (l *listing) where() (w where) {
+	w.tenant(l.tenant)
+	w.filter(l.filter)
+	if l.after != nil {
+		w.arguments = append(w.arguments, l.after.At, [16]byte(l.after.ID))
+		w.conditions = append(w.conditions, fmt.Sprintf("(at, id) %s ($%d, $%d)", l.beyond, len(w.arguments)-1, len(w.arguments)))
+	}
+	return w
+}
+
+func (l *listing) run(ctx context.Context, tx pgx.Tx) ([]audit.Event, error) {
+	w := l.where()
+	return queryEvents(ctx, tx, selectEvents+w.text()+l.tail(), w.arguments)
+}
+
+func (l *listing) tail() string {
+	return fmt.Sprintf(" ORDER BY at %s, id %s LIMIT %d", l.order, l.order, l.size)
+}
+
+func queryEvents(ctx context.Context, tx pgx.Tx, query string, arguments []any) ([]audit.Event, error) {
+	rows, err := tx.Query(ctx, query, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanEvent)
+}
+
+// isNetwork: the events of many addresses are asked for, which no index has in order.
+func (l *listing) isNetwork() bool {
+	if !l.filter.Client.IsValid() || l.filter.RequestID != "" || l.filter.UID != "" {
+		return false
+	}
+	first, last := store.RangeOf(l.filter.Client)
+	return first != last
+}
+
+// fewOfNetwork events of a month are sorted; of more, some are found soon by going back in
+// time.
+const fewOfNetwork = 20_000
+
+// byMonth lists the events of a network a month at a time. The planner takes addresses to
+// be spread over time, and looks for those of one bad week among all that came after it.
+func (l *listing) byMonth(ctx context.Context, tx pgx.Tx) (all []audit.Event, err error) {
+	months, err := l.months(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off"); err != nil {
+		return nil, err
+	}
+	for _, month := range months {
+		part := *l
+		part.size = l.size - len(all)
+		part.filter.Since = latest(l.filter.Since, month)
+		if end := month.AddDate(0, 1, 0); l.filter.Until.IsZero() || end.Before(l.filter.Until) {
+			part.filter.Until = end
+		}
+		if !part.filter.Since.Before(part.filter.Until) {
+			continue
+		}
+		found, err := part.ofMonth(ctx, tx)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, found...); len(all) >= l.size {
+			break
+		}
+	}
+	return all, nil
+}
+
+func (l *listing) ofMonth(ctx context.Context, tx pgx.Tx) ([]audit.Event, error) {
+	w := l.where()
+	var n int
+	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM events%s LIMIT %d) e", w.text(), fewOfNetwork+1)
+	if err := tx.QueryRow(ctx, count, w.arguments...).Scan(&n); err != nil || n == 0 {
+		return nil, err
+	}
+	if n > fewOfNetwork {
+		return l.run(ctx, tx)
+	}
+	return queryEvents(ctx, tx, "WITH of_network AS MATERIALIZED ("+selectEvents+w.text()+") SELECT * FROM of_network"+l.tail(), w.arguments)
+}
+
+// months are those that there are partitions of, in the order of the list, from the
+// cursor on.
+func (l *listing) months(ctx context.Context, tx pgx.Tx) (months []time.Time, err error) {
+	rows, err := tx.Query(ctx, `SELECT to_timestamp(right(c.relname, 6) || ' +00', 'YYYYMM TZH') AS month FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'events'::regclass AND c.relname ~ '^events_[0-9]{6}$' ORDER BY month `+l.order)
+	if err != nil {
+		return nil, err
+	}
+	var month time.Time
+	_, err = pgx.ForEachRow(rows, []any{&month}, func() error {
+		month = month.UTC()
+		passed := l.after != nil && (l.beyond == "<" && month.After(l.after.At) || l.beyond == ">" && !month.AddDate(0, 1, 0).After(l.after.At))
+		if !passed {
+			months = append(months, month)
+		}
+		return nil
+	})
+	return months, err
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (w *where) filter(f store.EventFilter) {
@@ -329,7 +447,15 @@ func (w *where) filter(f store.EventFilter) {
 		}
 	}
 	if f.Client.IsValid() {
-		w.and("client <<= ?", f.Client)
+		// As a range, which an index can answer below row-level security; one address as
+		// such, for then the index has its events in order.
+		first, last := store.RangeOf(f.Client)
+		if first == last {
+			w.and("client = ?", netip.PrefixFrom(first, first.BitLen()))
+		} else {
+			w.and("client >= ?", netip.PrefixFrom(first, first.BitLen()))
+			w.and("client <= ?", netip.PrefixFrom(last, last.BitLen()))
+		}
 	}
 	if !f.Since.IsZero() {
 		w.and("at >= ?", f.Since)
@@ -373,20 +499,22 @@ func (s *Store) Chains(ctx context.Context) ([]store.Chain, error) {
 func (s *Store) Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error) {
 	var batches []*audit.Batch
 	err := s.as(ctx, store.AllTenants(), reading, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT id, sequence, previous, digest, first_at, last_at FROM batches WHERE chain = $1 AND sequence > $2 ORDER BY sequence LIMIT $3`,
-			chain, after, limit)
+		rows, err := tx.Query(ctx, `SELECT id, sequence, previous, digest, events, first_at, last_at, first_at < (SELECT cleared_before FROM retention)
+			FROM batches WHERE chain = $1 AND sequence > $2 ORDER BY sequence LIMIT $3`, chain, after, limit)
 		if err != nil {
 			return err
 		}
 		type stored struct {
 			number      int64
 			batch       *audit.Batch
+			events      int
 			first, last time.Time
+			old         bool
 		}
 		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (b stored, err error) {
 			var previous, digest []byte
 			b.batch = &audit.Batch{Chain: chain}
-			err = row.Scan(&b.number, &b.batch.Sequence, &previous, &digest, &b.first, &b.last)
+			err = row.Scan(&b.number, &b.batch.Sequence, &previous, &digest, &b.events, &b.first, &b.last, &b.old)
 			copy(b.batch.Previous[:], previous)
 			copy(b.batch.Digest[:], digest)
 			return b, err
@@ -402,6 +530,7 @@ func (s *Store) Batches(ctx context.Context, chain string, after uint64, limit i
 			if b.batch.Events, err = pgx.CollectRows(rows, scanEvent); err != nil {
 				return err
 			}
+			b.batch.Cleared = b.old && len(b.batch.Events) < b.events
 			batches = append(batches, b.batch)
 		}
 		return nil

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,29 +12,77 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/store"
 )
 
-// PutCredentials takes credentials into the inventory, new or changed.
+// PutCredentials takes credentials into the inventory, new or changed. What is there already, or
+// of a newer object, is not written.
 func (s *Store) PutCredentials(ctx context.Context, all []store.Credential) error {
-	batch := new(pgx.Batch)
-	for _, uid := range sortedCredentials(all) {
-		c := &all[uid]
-		labels, err := json.Marshal(notNil(c.Labels))
+	var (
+		uids, kinds, namespaces, names, classes, owners, descriptions, labels, metadata, states []string
+		admins                                                                                  []bool
+		created                                                                                 []time.Time
+		expires                                                                                 []*time.Time
+		applied                                                                                 []int64
+	)
+	for _, at := range sortedCredentials(all) {
+		c := &all[at]
+		label, err := store.PlainJSON(c.Labels)
 		if err != nil {
 			return err
 		}
-		metadata, err := json.Marshal(notNil(c.Metadata))
+		data, err := store.PlainJSON(c.Metadata)
 		if err != nil {
 			return err
 		}
-		batch.Queue(`INSERT INTO credentials (uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-			ON CONFLICT (uid) DO UPDATE SET class = excluded.class, owner = excluded.owner, description = excluded.description, labels = excluded.labels,
-				metadata = excluded.metadata, admin = excluded.admin, expires = excluded.expires, state = excluded.state, updated = now()`,
-			c.UID, c.Kind, c.Namespace, c.Name, c.Class, c.Owner, c.Description, labels, metadata, c.Admin, c.Created,
-			optional(c.Expires, c.Expires.IsZero()), c.State)
+		uids, kinds, namespaces, names = append(uids, c.UID), append(kinds, c.Kind), append(namespaces, c.Namespace), append(names, c.Name)
+		classes, owners, descriptions = append(classes, c.Class), append(owners, store.Plain(c.Owner)), append(descriptions, store.Plain(c.Description))
+		labels, metadata, states = append(labels, label), append(metadata, data), append(states, c.State)
+		admins, created, applied = append(admins, c.Admin), append(created, c.Created), append(applied, c.Applied)
+		expires = append(expires, optional(c.Expires, c.Expires.IsZero()))
 	}
-	err := s.as(ctx, store.AllTenants(), writing, func(tx pgx.Tx) error { return tx.SendBatch(ctx, batch).Close() })
+	err := s.as(ctx, store.AllTenants(), writing, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, putCredentials, uids, kinds, namespaces, names, classes, owners, descriptions, labels, metadata, admins, created, expires, states, applied)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("storing %d credentials of the inventory: %w", len(all), err)
+	}
+	return nil
+}
+
+// putCredentials reads before it writes: a row that need not change is not locked, and
+// the next server that sees the same writes nothing.
+const putCredentials = `INSERT INTO credentials AS c (uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state, applied)
+	SELECT n.uid, n.kind, n.namespace, n.name, n.class, n.owner, n.description, n.labels::jsonb, n.metadata::jsonb, n.admin, n.created, n.expires, n.state, n.applied
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[], $11::timestamptz[],
+		$12::timestamptz[], $13::text[], $14::bigint[]) AS n (uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state, applied)
+	LEFT JOIN credentials o ON o.uid = n.uid
+	WHERE o.uid IS NULL OR (n.applied = 0 OR n.applied >= o.applied)
+		AND (o.class, o.owner, o.description, o.labels, o.metadata, o.admin, o.expires, o.state)
+			IS DISTINCT FROM (n.class, n.owner, n.description, n.labels::jsonb, n.metadata::jsonb, n.admin, n.expires, n.state)
+	ORDER BY n.uid
+	ON CONFLICT (uid) DO UPDATE SET class = excluded.class, owner = excluded.owner, description = excluded.description, labels = excluded.labels,
+		metadata = excluded.metadata, admin = excluded.admin, expires = excluded.expires, state = excluded.state, updated = now(), applied = excluded.applied
+	WHERE excluded.applied = 0 OR excluded.applied >= c.applied`
+
+// NewestCredential is the greatest resourceVersion that a row of the inventory was made of.
+func (s *Store) NewestCredential(ctx context.Context) (newest int64, err error) {
+	err = s.as(ctx, store.AllTenants(), reading, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT coalesce(max(applied), 0) FROM credentials").Scan(&newest)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("reading the inventory: %w", err)
+	}
+	return newest, nil
+}
+
+// RewindCredentials forgets how new the rows are that were made of an object newer than
+// a resourceVersion: a cluster that was restored from a backup gives it out again.
+func (s *Store) RewindCredentials(ctx context.Context, after int64) error {
+	err := s.as(ctx, store.AllTenants(), writing, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "UPDATE credentials SET applied = 0 WHERE applied > $1", after)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("rewinding the inventory: %w", err)
 	}
 	return nil
 }
@@ -46,38 +95,21 @@ func sortedCredentials(all []store.Credential) []int {
 		byUID[all[i].UID] = i // the last one of a UID counts
 	}
 	order := make([]int, 0, len(byUID))
-	for _, uid := range sortedKeys(byUID, compareText) {
+	for _, uid := range sortedKeys(byUID, cmp.Compare) {
 		order = append(order, byUID[uid])
 	}
 	return order
 }
 
-func compareText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-func notNil(m map[string]string) map[string]string {
-	if m == nil {
-		return map[string]string{}
-	}
-	return m
-}
-
 // Credentials lists the inventory of the tenant.
 func (s *Store) Credentials(ctx context.Context, tenant store.Tenant, f store.CredentialFilter, p store.Page) (store.Credentials, error) {
-	w, err := credentialFilter(f, p)
+	w, err := credentialFilter(tenant, f, p)
 	if err != nil {
 		return store.Credentials{}, err
 	}
 	var page store.Credentials
 	err = s.as(ctx, tenant, reading, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state FROM credentials`+
+		rows, err := tx.Query(ctx, `SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state, applied FROM credentials`+
 			w.text()+fmt.Sprintf(" ORDER BY namespace, name, kind, uid LIMIT %d", p.Size()+1), w.arguments...)
 		if err != nil {
 			return err
@@ -95,7 +127,8 @@ func (s *Store) Credentials(ctx context.Context, tenant store.Tenant, f store.Cr
 	return page, nil
 }
 
-func credentialFilter(f store.CredentialFilter, p store.Page) (w where, err error) {
+func credentialFilter(tenant store.Tenant, f store.CredentialFilter, p store.Page) (w where, err error) {
+	w.tenant(tenant)
 	for _, c := range []struct{ column, value string }{
 		{"kind", f.Kind}, {"namespace", f.Namespace}, {"name", f.Name}, {"class", f.Class}, {"owner", f.Owner}, {"state", f.State},
 	} {
@@ -106,15 +139,12 @@ func credentialFilter(f store.CredentialFilter, p store.Page) (w where, err erro
 	if f.State == "" && !f.WithDeleted {
 		w.and("state <> ?", "Deleted")
 	}
-	for column, want := range map[string]map[string]string{"labels": f.Labels, "metadata": f.Metadata} {
-		if len(want) == 0 {
-			continue
+	for what, want := range map[string]map[string]string{"label": f.Labels, "metadata": f.Metadata} {
+		for key, value := range want {
+			n := len(w.arguments)
+			w.arguments = append(w.arguments, what, store.Plain(key), store.Plain(value))
+			w.conditions = append(w.conditions, fmt.Sprintf("uid IN (SELECT f.uid FROM credential_facts f WHERE f.fact = credential_fact($%d::text, $%d::text, $%d::text))", n+1, n+2, n+3))
 		}
-		text, err := json.Marshal(want)
-		if err != nil {
-			return w, err
-		}
-		w.and(column+" @> ?::jsonb", string(text))
 	}
 	if p.Cursor != "" {
 		after, err := store.ParseCredentialCursor(p.Cursor)
@@ -131,7 +161,7 @@ func credentialFilter(f store.CredentialFilter, p store.Page) (w where, err erro
 func scanCredential(row pgx.CollectableRow) (c store.Credential, err error) {
 	var labels, metadata []byte
 	var expires *time.Time
-	err = row.Scan(&c.UID, &c.Kind, &c.Namespace, &c.Name, &c.Class, &c.Owner, &c.Description, &labels, &metadata, &c.Admin, &c.Created, &expires, &c.State)
+	err = row.Scan(&c.UID, &c.Kind, &c.Namespace, &c.Name, &c.Class, &c.Owner, &c.Description, &labels, &metadata, &c.Admin, &c.Created, &expires, &c.State, &c.Applied)
 	if err != nil {
 		return c, err
 	}

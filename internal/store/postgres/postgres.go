@@ -89,6 +89,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return &Store{pool: pool, schema: c.Schema, log: c.Log, partitions: map[string]string{}}, nil
 }
 
+// CheckURL is nil for a URL that can be read. Its error does not repeat it.
+func CheckURL(text string) error {
+	if _, err := pgxpool.ParseConfig(text); err != nil {
+		return redacted(err)
+	}
+	return nil
+}
+
 // redacted leaves out of an error of parsing what was parsed: it holds a password.
 func redacted(err error) error {
 	var parse *pgconn.ParseConfigError
@@ -210,10 +218,15 @@ func (s *Store) Health(ctx context.Context) (store.Health, error) {
 	return h, err
 }
 
-// as runs f in a transaction that sees what is of the tenant.
+// as runs f in a transaction that sees what is of the tenant. What reads is planned for
+// its arguments: which index is best depends on them.
 func (s *Store) as(ctx context.Context, tenant store.Tenant, options pgx.TxOptions, f func(pgx.Tx) error) error {
+	set := "SELECT set_config('mintmark.tenant', $1, true)"
+	if options.AccessMode == pgx.ReadOnly {
+		set += ", set_config('plan_cache_mode', 'force_custom_plan', true)"
+	}
 	return pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT set_config('mintmark.tenant', $1, true)", tenant.Setting()); err != nil {
+		if _, err := tx.Exec(ctx, set, tenant.Setting()); err != nil {
 			return err
 		}
 		return f(tx)
@@ -244,13 +257,38 @@ func (s *Store) Retain(ctx context.Context, before, now time.Time) (months int, 
 		if _, err := tx.Exec(ctx, "DELETE FROM denied_tokens WHERE until < $1", now); err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, "DELETE FROM credentials WHERE state = $1 AND updated < $2", store.StateDeleted, before); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, "DELETE FROM tombstones WHERE until < $1", now)
 		return err
 	})
+	if err == nil && !before.IsZero() {
+		err = s.clearDays(ctx, before)
+	}
 	if err != nil {
 		return months, fmt.Errorf("clearing out what has expired: %w", err)
 	}
 	return months, nil
+}
+
+// clearDays clears usage by day out, a day in a transaction: there is a row for each
+// credential that was used on it.
+func (s *Store) clearDays(ctx context.Context, before time.Time) error {
+	limit := time.Date(before.UTC().Year(), before.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
+	for _, table := range []string{"usage_daily", "latency_daily"} {
+		for removed := int64(1); removed > 0; {
+			err := s.as(ctx, store.AllTenants(), writing, func(tx pgx.Tx) error {
+				tag, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE day = (SELECT day FROM "+table+" WHERE day < $1 ORDER BY day LIMIT 1)", limit)
+				removed = tag.RowsAffected()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // partition is the name of the partition of a month, which it makes where there is none.
@@ -281,6 +319,14 @@ type where struct {
 func (w *where) and(condition string, argument any) {
 	w.arguments = append(w.arguments, argument)
 	w.conditions = append(w.conditions, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(w.arguments))))
+}
+
+// tenant narrows to a tenant's own namespace. Row-level security does so as well; this is
+// for the planner, which can choose an index by it.
+func (w *where) tenant(t store.Tenant) {
+	if !t.All() {
+		w.and("namespace = ?", t.Setting())
+	}
 }
 
 func (w *where) text() string {

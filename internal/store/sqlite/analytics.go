@@ -43,7 +43,7 @@ func (s *Store) Analytics(ctx context.Context, tenant store.Tenant, f store.Anal
 		return a, fmt.Errorf("working out analytics: %w", err)
 	}
 	defer tx.Rollback() //nolint:errcheck // it only read
-	for _, part := range []func(context.Context, *sql.Tx, store.Tenant, store.AnalyticsFilter, *store.Analytics) error{daily, top, latency, idle} {
+	for _, part := range []func(context.Context, *sql.Tx, store.Tenant, store.AnalyticsFilter, *store.Analytics) error{daily, top, latency, idle, totals} {
 		if err := part(ctx, tx, tenant, f, &a); err != nil {
 			return store.Analytics{}, fmt.Errorf("working out analytics: %w", err)
 		}
@@ -128,7 +128,7 @@ func idle(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilt
 	}
 	w.and("coalesce(u.last_used, 0) < ?", f.IdleBefore.UnixMicro())
 	rows, err := tx.QueryContext(ctx, w.query(`SELECT c.uid, lower(c.kind) || ':' || c.namespace || ':' || c.name, c.namespace, u.last_used FROM credentials c
-		LEFT JOIN (SELECT uid, max(last_used) AS last_used FROM usage GROUP BY uid) u ON u.uid = c.uid`, "ORDER BY u.last_used NULLS FIRST, c.uid LIMIT 1000"), w.arguments...)
+		LEFT JOIN (SELECT uid, max(last_used) AS last_used FROM usage GROUP BY uid) u ON u.uid = c.uid`, fmt.Sprintf("ORDER BY u.last_used NULLS FIRST, c.uid LIMIT %d", store.MaxIdle)), w.arguments...)
 	a.Idle, err = collect(rows, err, func(rows *sql.Rows) (i store.IdleCredential, err error) {
 		var used sql.NullInt64
 		err = rows.Scan(&i.UID, &i.Subject, &i.Namespace, &used)
@@ -138,25 +138,49 @@ func idle(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilt
 	return err
 }
 
-// PutCredentials takes credentials into the inventory, new or changed.
+// totals count the inventory.
+func totals(ctx context.Context, tx *sql.Tx, t store.Tenant, f store.AnalyticsFilter, a *store.Analytics) error {
+	if f.IdleBefore.IsZero() {
+		return nil
+	}
+	w := where{arguments: []any{f.Now.UnixMicro(), f.IdleBefore.UnixMicro()}}
+	w.tenant(t, "namespace")
+	w.and("state <> 'Deleted'")
+	if f.UID != "" {
+		w.and("uid = ?", f.UID)
+	}
+	return tx.QueryRowContext(ctx, w.query(`SELECT count(*) FILTER (WHERE lives AND used), count(*) FILTER (WHERE lives AND NOT used),
+			count(*) FILTER (WHERE NOT lives AND state <> 'Revoked'), count(*) FILTER (WHERE state = 'Revoked')
+		FROM (SELECT state, state = 'Active' AND coalesce(expires > ?, true) AS lives,
+			EXISTS (SELECT 1 FROM usage WHERE usage.uid = credentials.uid AND last_used >= ?) AS used FROM credentials`, ")"), w.arguments...).
+		Scan(&a.Totals.Active, &a.Totals.Inactive, &a.Totals.Expired, &a.Totals.Revoked)
+}
+
+// PutCredentials takes credentials into the inventory, new or changed. What is there
+// already, or of a newer object, is not written.
 func (s *Store) PutCredentials(ctx context.Context, all []store.Credential) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		for i := range all {
 			c := &all[i]
-			labels, err := json.Marshal(notNil(c.Labels))
+			labels, err := store.PlainJSON(c.Labels)
 			if err != nil {
 				return err
 			}
-			metadata, err := json.Marshal(notNil(c.Metadata))
+			metadata, err := store.PlainJSON(c.Metadata)
 			if err != nil {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, `INSERT INTO credentials (uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			_, err = tx.ExecContext(ctx, `INSERT INTO credentials (uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state, applied, updated)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 				ON CONFLICT (uid) DO UPDATE SET class = excluded.class, owner = excluded.owner, description = excluded.description, labels = excluded.labels,
-					metadata = excluded.metadata, admin = excluded.admin, expires = excluded.expires, state = excluded.state`,
-				c.UID, c.Kind, c.Namespace, c.Name, c.Class, c.Owner, c.Description, string(labels), string(metadata), c.Admin, c.Created.UnixMicro(),
-				micros(c.Expires), c.State)
+					metadata = excluded.metadata, admin = excluded.admin, expires = excluded.expires, state = excluded.state,
+					applied = excluded.applied, updated = excluded.updated
+				WHERE (excluded.applied = 0 OR excluded.applied >= credentials.applied)
+					AND (credentials.class, credentials.owner, credentials.description, credentials.labels, credentials.metadata, credentials.admin,
+						credentials.expires, credentials.state)
+					IS NOT (excluded.class, excluded.owner, excluded.description, excluded.labels, excluded.metadata, excluded.admin, excluded.expires, excluded.state)`,
+				c.UID, c.Kind, c.Namespace, c.Name, c.Class, store.Plain(c.Owner), store.Plain(c.Description), labels, metadata, c.Admin, c.Created.UnixMicro(),
+				micros(c.Expires), c.State, c.Applied, time.Now().UnixMicro())
 			if err != nil {
 				return err
 			}
@@ -169,11 +193,21 @@ func (s *Store) PutCredentials(ctx context.Context, all []store.Credential) erro
 	return nil
 }
 
-func notNil(m map[string]string) map[string]string {
-	if m == nil {
-		return map[string]string{}
+// NewestCredential is the greatest resourceVersion that a row of the inventory was made of.
+func (s *Store) NewestCredential(ctx context.Context) (newest int64, err error) {
+	if err := s.readers.QueryRowContext(ctx, "SELECT coalesce(max(applied), 0) FROM credentials").Scan(&newest); err != nil {
+		return 0, fmt.Errorf("reading the inventory: %w", err)
 	}
-	return m
+	return newest, nil
+}
+
+// RewindCredentials forgets how new the rows are that were made of an object newer than
+// a resourceVersion: a cluster that was restored from a backup gives it out again.
+func (s *Store) RewindCredentials(ctx context.Context, after int64) error {
+	if _, err := s.writer.ExecContext(ctx, "UPDATE credentials SET applied = 0 WHERE applied > ?", after); err != nil {
+		return fmt.Errorf("rewinding the inventory: %w", err)
+	}
+	return nil
 }
 
 // Credentials lists the inventory of the tenant.
@@ -182,7 +216,7 @@ func (s *Store) Credentials(ctx context.Context, tenant store.Tenant, f store.Cr
 	if err != nil {
 		return store.Credentials{}, err
 	}
-	rows, err := s.readers.QueryContext(ctx, w.query("SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state FROM credentials",
+	rows, err := s.readers.QueryContext(ctx, w.query("SELECT uid, kind, namespace, name, class, owner, description, labels, metadata, admin, created, expires, state, applied FROM credentials",
 		fmt.Sprintf("ORDER BY namespace, name, kind, uid LIMIT %d", p.Size()+1)), w.arguments...)
 	var page store.Credentials
 	if page.Items, err = collect(rows, err, scanCredential); err != nil {
@@ -209,7 +243,7 @@ func credentialFilter(tenant store.Tenant, f store.CredentialFilter, p store.Pag
 	}
 	for column, want := range map[string]map[string]string{"labels": f.Labels, "metadata": f.Metadata} {
 		for key, value := range want {
-			w.and("EXISTS (SELECT 1 FROM json_each("+column+") WHERE key = ? AND value = ?)", key, value)
+			w.and("EXISTS (SELECT 1 FROM json_each("+column+") WHERE key = ? AND value = ?)", store.Plain(key), store.Plain(value))
 		}
 	}
 	if p.Cursor != "" {
@@ -226,7 +260,7 @@ func scanCredential(rows *sql.Rows) (c store.Credential, err error) {
 	var labels, metadata string
 	var created int64
 	var expires sql.NullInt64
-	err = rows.Scan(&c.UID, &c.Kind, &c.Namespace, &c.Name, &c.Class, &c.Owner, &c.Description, &labels, &metadata, &c.Admin, &created, &expires, &c.State)
+	err = rows.Scan(&c.UID, &c.Kind, &c.Namespace, &c.Name, &c.Class, &c.Owner, &c.Description, &labels, &metadata, &c.Admin, &created, &expires, &c.State, &c.Applied)
 	if err != nil {
 		return c, err
 	}

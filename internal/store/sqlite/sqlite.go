@@ -198,9 +198,15 @@ func (s *Store) Retain(ctx context.Context, before, now time.Time) (months int, 
 				return 0, err
 			}
 		}
+		if err := s.clear(ctx, limit); err != nil {
+			return months, fmt.Errorf("clearing out what only old events needed: %w", err)
+		}
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM denied_tokens WHERE until < ?", now.UnixMicro()); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM credentials WHERE state = 'Deleted' AND updated < ?", before.UnixMicro()); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, "DELETE FROM tombstones WHERE until < ?", now.UnixMicro())
@@ -210,6 +216,31 @@ func (s *Store) Retain(ctx context.Context, before, now time.Time) (months int, 
 		return months, fmt.Errorf("clearing out what has expired: %w", err)
 	}
 	return months, nil
+}
+
+// clear removes what only served the events from before a time.
+func (s *Store) clear(ctx context.Context, before time.Time) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		at, day := before.UnixMicro(), before.Format(time.DateOnly)
+		for _, c := range []struct {
+			statement string
+			argument  any
+		}{
+			// Who tells of an event that is older than this is told that it is stored.
+			{"UPDATE retention SET cleared_before = max(cleared_before, ?)", at},
+			{"DELETE FROM event_ids WHERE at < ?", at},
+			{"DELETE FROM usage_daily WHERE day < ?", day},
+			{"DELETE FROM latency_daily WHERE day < ?", day},
+			// Of each chain the last batch whose events are gone stays: the next one follows it.
+			{`DELETE FROM batches WHERE sequence < (SELECT coalesce(min(b.sequence) FILTER (WHERE b.last_at >= ?) - 1, max(b.sequence))
+				FROM batches b WHERE b.chain = batches.chain)`, at},
+		} {
+			if _, err := tx.ExecContext(ctx, c.statement, c.argument); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // duplicate tells whether a row was there already.

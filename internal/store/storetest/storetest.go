@@ -26,13 +26,15 @@ type Store interface {
 	CheckSchema(ctx context.Context) error
 	Health(ctx context.Context) (store.Health, error)
 	AppendOnce(ctx context.Context, b *audit.Batch) error
-	Missing(ctx context.Context, ids []audit.ID) ([]audit.ID, error)
+	Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error)
 	Events(ctx context.Context, t store.Tenant, f store.EventFilter, p store.Page) (store.Events, error)
 	Chains(ctx context.Context) ([]store.Chain, error)
 	Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error)
 	Usage(ctx context.Context, t store.Tenant, uid string) ([]store.VersionUsage, error)
 	Analytics(ctx context.Context, t store.Tenant, f store.AnalyticsFilter) (store.Analytics, error)
 	PutCredentials(ctx context.Context, all []store.Credential) error
+	NewestCredential(ctx context.Context) (int64, error)
+	RewindCredentials(ctx context.Context, after int64) error
 	Credentials(ctx context.Context, t store.Tenant, f store.CredentialFilter, p store.Page) (store.Credentials, error)
 	PutTombstones(ctx context.Context, all []store.Tombstone) error
 	Tombstones(ctx context.Context, after int64, limit int) ([]store.Tombstone, error)
@@ -71,6 +73,13 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		"tombstones are handed out in order, each one once":                 tombstones,
 		"tokens are refused until they expire":                              deniedTokens,
 		"old months go, and what is expired":                                retention,
+		"a month ends where the calendar says":                              calendar,
+		"what is recorded once stays so after it was cleared out":           clearedIDs,
+		"what no event is left of goes with it":                             growth,
+		"the inventory keeps what is newest, whoever writes last":           newestFirst,
+		"labels and metadata of every kind are found":                       oddMetadata,
+		"the inventory is counted":                                          totals,
+		"networks are ranges of addresses":                                  networks,
 		"many may store at the same time, and nothing is lost or twice":     concurrency,
 		"text of every kind is kept, and nothing of it becomes a statement": hostileText,
 		"who waits is told of what is refused":                              waiting,
@@ -208,7 +217,7 @@ func onceForGood(t *testing.T, open Open) {
 	if n := count(t, s, store.EventFilter{}); n != 2 {
 		t.Errorf("%d events are stored, want 2", n)
 	}
-	missing, err := s.Missing(t.Context(), []audit.ID{audit.FixedID("event", "2"), audit.FixedID("event", "0"), audit.FixedID("event", "3")})
+	missing, err := s.Missing(t.Context(), []audit.Event{event(2), event(0), event(3)})
 	must(t, err)
 	if diff := cmp.Diff([]audit.ID{audit.FixedID("event", "2"), audit.FixedID("event", "3")}, missing); diff != "" {
 		t.Errorf("missing differ:\n%s", diff)
@@ -595,29 +604,6 @@ func deniedTokens(t *testing.T, open Open) {
 	}
 	if got, err = s.DeniedTokens(t.Context(), 0, noon.Add(2*time.Minute), 10); err != nil || len(got) != 1 {
 		t.Errorf("after one has expired: %+v, %v", got, err)
-	}
-}
-
-func retention(t *testing.T, open Open) {
-	s := open(t)
-	seal := newSealer("one/1")
-	for month := range 6 {
-		must(t, s.Append(t.Context(), seal.seal(t, event(month, func(e *audit.Event) { e.At = noon.AddDate(0, month, 0) }))))
-	}
-	months, err := s.Retain(t.Context(), noon.AddDate(0, 3, 0), noon.AddDate(0, 5, 0))
-	must(t, err)
-	if n := count(t, s, store.EventFilter{}); months != 3 || n != 3 {
-		t.Errorf("%d months went and %d events are left, want 3 and 3", months, n)
-	}
-	// The chain is there still, and says what is missing.
-	batches, err := s.Batches(t.Context(), "one/1", 0, 10)
-	must(t, err)
-	if len(batches) != 6 || len(batches[0].Events) != 0 || len(batches[5].Events) != 1 {
-		t.Errorf("the chain is %+v", batches)
-	}
-	must(t, s.Append(t.Context(), seal.seal(t, event(100)))) // into a month that went
-	if n := count(t, s, store.EventFilter{}); n != 4 {
-		t.Errorf("%d events are left, want 4", n)
 	}
 }
 
