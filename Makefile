@@ -66,7 +66,7 @@ test-race: assets ## Run the tests of the concurrent packages under the race det
 
 .PHONY: e2e
 e2e: assets ## Run the end-to-end tests: as a person would, with kubectl, curl and real gateways.
-	$(GO) test -json -tags e2e -count=1 -p 1 -timeout 30m $(TESTFLAGS) ./test/e2e/... ./test/gateways/... ./test/relyingparties/... | $(GO) run ./hack/testsummary
+	$(GO) test -json -tags e2e -count=1 -p 1 -timeout 30m $(TESTFLAGS) ./test/e2e/... ./test/gateways/... ./test/operations/... ./test/relyingparties/... | $(GO) run ./hack/testsummary
 
 # -v, for the table at the end.
 .PHONY: faults
@@ -92,7 +92,7 @@ soak: assets ## Put a mixed load on three servers amid rotations and revocations
 
 .PHONY: bench
 bench: ## Run the benchmarks, and a small run of `make scale` for what takes processes. BENCH=regexp chooses among them.
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./internal/...
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./internal/...
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./controllers
 	MINTMARK_SCALE=500 $(GO) test -tags scale -run '^TestTenThousand' -count=1 -timeout 30m -v ./test/scale
 
@@ -100,6 +100,11 @@ bench: ## Run the benchmarks, and a small run of `make scale` for what takes pro
 .PHONY: bench-scale
 bench-scale: assets ## Start a server on 100,000 credentials, and measure time and memory. MINTMARK_SCALE=n is another number.
 	$(GO) test -tags scale -run '^TestAServerStartsAsFast' -count=1 -timeout 30m -v $(TESTFLAGS) ./internal/server
+
+# -v, for the table at the end.
+.PHONY: bench-store
+bench-store: ## Time each query of the store on generated events, and print the plans (2 minutes, 4 GB of disk). MINTMARK_EVENTS=n is another number than 5,000,000.
+	$(GO) test -tags scale -run '^TestQueriesOfManyEvents' -count=1 -timeout 60m -v $(TESTFLAGS) ./test/store
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz test for FUZZTIME (10s).
@@ -133,11 +138,14 @@ generate: $(BIN)/controller-gen docs ## Regenerate deepcopy, CRDs, references an
 	cp config/webhook/manifests.yaml charts/mintmark/files/webhooks.yaml
 
 .PHONY: docs
-docs: $(BIN)/crd-ref-docs $(BIN)/helm-docs ## Regenerate the API reference and the chart's README.
+docs: $(BIN)/crd-ref-docs $(BIN)/helm-docs ## Regenerate the references of the API and of the settings, and the chart's README.
 	mkdir -p docs/reference
 	$(BIN)/crd-ref-docs --source-path=api/v1alpha1 --config=hack/crd-ref-docs.yaml --renderer=markdown \
 	  --log-level=ERROR --output-path=docs/reference/api.md
 	$(BIN)/helm-docs --chart-search-root=charts --log-level=warning
+	$(GO) run ./hack/settings
+	$(GO) run ./hack/openapi > docs/reference/openapi.json.new
+	mv docs/reference/openapi.json.new docs/reference/openapi.json
 
 .PHONY: verify
 verify: ## Fail if anything generated is not up to date.
@@ -170,6 +178,7 @@ $(eval $(call tool,helm,helm,helm.sh/helm/v4/cmd/helm))
 $(eval $(call tool,helm3,helm3,helm.sh/helm/v3/cmd/helm))
 $(eval $(call tool,ko,ko,github.com/google/ko))
 $(eval $(call tool,govulncheck,vuln,golang.org/x/vuln/cmd/govulncheck))
+$(eval $(call tool,actionlint,actionlint,github.com/rhysd/actionlint/cmd/actionlint))
 
 .PHONY: tools
-tools: $(addprefix $(BIN)/,controller-gen crd-ref-docs helm-docs kustomize golangci-lint helm helm3 ko govulncheck) ## Build every tool into bin/.
+tools: $(addprefix $(BIN)/,controller-gen crd-ref-docs helm-docs kustomize golangci-lint helm helm3 ko govulncheck actionlint) ## Build every tool into bin/.
