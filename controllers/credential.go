@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -151,6 +152,7 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind, clai
 	}
 	r := &credentials{
 		cfg: cfg, kind: kind, client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, memory: newMemory(), claims: claims,
+		cache: mgr.GetCache(), labels: newSealedLabels(),
 	}
 	if err := mgr.GetFieldIndexer().IndexField(context.Background(), kind.new(), indexClass, classOf); err != nil {
 		return err
@@ -209,6 +211,8 @@ type credentials struct {
 	recorder eventRecorder
 	memory   *memory
 	claims   *claims
+	cache    cache.Informers
+	labels   *sealedLabels
 	// selectors of the Revocations.
 	selectors selectors
 }
@@ -337,47 +341,53 @@ func classOf(o client.Object) []string {
 }
 
 func (r *credentials) ofClass(ctx context.Context, class client.Object) []reconcile.Request {
-	return r.requests(ctx, nil, client.MatchingFields{indexClass: class.GetName()})
+	return r.requests(ctx, client.MatchingFields{indexClass: class.GetName()})
 }
 
 func (r *credentials) ofNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
 	if watched := r.cfg.WatchNamespaces; len(watched) > 0 && !slices.Contains(watched, namespace.GetName()) {
 		return nil // the cache has nothing of it
 	}
-	return r.requests(ctx, nil, client.InNamespace(namespace.GetName()))
+	return r.requests(ctx, client.InNamespace(namespace.GetName()))
 }
 
 func (r *credentials) all(ctx context.Context, _ client.Object) []reconcile.Request {
-	return r.requests(ctx, nil)
+	return r.those(ctx, func(v1alpha1.Credential) bool { return true })
 }
 
 func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []reconcile.Request {
 	if o.GetDeletionTimestamp() != nil {
 		return nil
 	}
-	selector, err := credential.NewSelector(&o.(*v1alpha1.Revocation).Spec)
+	rv := o.(*v1alpha1.Revocation)
+	selector, err := credential.NewSelector(&rv.Spec)
 	if err != nil {
 		return nil
 	}
-	return r.requests(ctx, func(c v1alpha1.Credential) bool {
-		return selector.Selects(r.kind.kind, c.GetNamespace(), r.labelSets(c)...)
+	peppers, _ := r.cfg.Keys.Peppers() // without them labels are as they are now; all are looked at once they are there
+	// Its status is written every so often, and tells of it again: to those that are left.
+	return r.those(ctx, func(c v1alpha1.Credential) bool {
+		return selector.Selects(r.kind.kind, c.GetNamespace(), r.labels.sets(peppers, c)...) && !accounted(peppers, c, rv)
 	})
 }
 
-// labelSets are a credential's labels as they are and as they were sealed.
-func (r *credentials) labelSets(c v1alpha1.Credential) []map[string]string {
-	sets := []map[string]string{c.GetLabels()}
-	peppers, err := r.cfg.Keys.Peppers()
+// those of the kind that are meant.
+func (r *credentials) those(ctx context.Context, meant func(v1alpha1.Credential) bool) []reconcile.Request {
+	var requests []reconcile.Request
+	there, err := r.kind.each(ctx, r.client, r.cache, func(c v1alpha1.Credential) {
+		if meant(c) {
+			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: c.GetNamespace(), Name: c.GetName()}})
+		}
+	})
 	if err != nil {
-		return sets
+		ctrl.LoggerFrom(ctx).Error(err, "Listing credentials", "kind", r.kind.kind)
+		return requests
 	}
-	if rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal); err == nil {
-		sets = append(sets, rec.Labels)
-	}
-	return sets
+	r.labels.prune(there)
+	return requests
 }
 
-func (r *credentials) requests(ctx context.Context, keep func(v1alpha1.Credential) bool, opts ...client.ListOption) []reconcile.Request {
+func (r *credentials) requests(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
 	list, err := r.kind.list(ctx, r.client, append(opts, client.UnsafeDisableDeepCopy)...)
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "Listing credentials", "kind", r.kind.kind)
@@ -385,9 +395,7 @@ func (r *credentials) requests(ctx context.Context, keep func(v1alpha1.Credentia
 	}
 	var requests []reconcile.Request
 	for _, c := range list {
-		if keep == nil || keep(c) {
-			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: c.GetNamespace(), Name: c.GetName()}})
-		}
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: c.GetNamespace(), Name: c.GetName()}})
 	}
 	return requests
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -33,11 +34,13 @@ func SetupRevocations(mgr ctrl.Manager, keys KeySource) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("revocation").
 		For(&v1alpha1.Revocation{}).
-		Complete(&revocations{client: mgr.GetClient(), keys: keys, recorder: recorder})
+		Complete(&revocations{client: mgr.GetClient(), cache: mgr.GetCache(), keys: keys, recorder: recorder, labels: newSealedLabels()})
 }
 
 type revocations struct {
 	client   client.Client
+	cache    cache.Informers
+	labels   *sealedLabels
 	keys     KeySource
 	recorder eventRecorder
 }
@@ -141,27 +144,29 @@ func (r *revocations) progress(
 	if err != nil {
 		return 0, 0, fmt.Errorf("revocation %s waits for the installation's keys: %w", rv.Name, err)
 	}
+	there := 0
 	for _, kind := range []credentialKind{serviceTokens, apiKeys} {
-		list, err := kind.list(ctx, r.client, client.UnsafeDisableDeepCopy)
+		n, err := kind.each(ctx, r.client, r.cache, func(c v1alpha1.Credential) {
+			if c.GetDeletionTimestamp() != nil || c.GetCreationTimestamp().Time.After(rv.CreationTimestamp.Time) ||
+				!selector.Selects(kind.kind, c.GetNamespace(), r.labels.sets(peppers, c)...) {
+				return
+			}
+			matched++
+			if accounted(peppers, c, rv) {
+				settled++
+			}
+		})
 		if err != nil {
 			return 0, 0, err
 		}
-		for _, c := range list {
-			if c.GetDeletionTimestamp() != nil || c.GetCreationTimestamp().Time.After(rv.CreationTimestamp.Time) {
-				continue
-			}
-			sets, accounted := []map[string]string{c.GetLabels()}, false
-			if rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal); err == nil {
-				sets, accounted = append(sets, rec.Labels), rec.Accounts(string(rv.UID), rv.CreationTimestamp.Time)
-			}
-			if !selector.Selects(kind.kind, c.GetNamespace(), sets...) {
-				continue
-			}
-			matched++
-			if accounted {
-				settled++
-			}
-		}
+		there += n
 	}
+	r.labels.prune(there)
 	return matched, settled, nil
+}
+
+// accounted tells whether the record of a credential knows of the Revocation.
+func accounted(peppers credential.Peppers, c v1alpha1.Credential, rv *v1alpha1.Revocation) bool {
+	rec, err := credential.OpenRecord(peppers, c.CredentialStatus().Record, c.CredentialStatus().Seal)
+	return err == nil && rec.Accounts(string(rv.UID), rv.CreationTimestamp.Time)
 }

@@ -30,7 +30,7 @@ func TestARevocationCannotBeChangedAndStaysUntilItHasSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := client.ObjectKeyFromObject(rv)
-	r := &revocations{client: c.client, keys: c.peppers, recorder: silent{}}
+	r := &revocations{client: c.client, keys: c.peppers, recorder: silent{}, labels: newSealedLabels()}
 	settle := func() {
 		t.Helper()
 		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key}); err != nil {

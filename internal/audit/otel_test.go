@@ -312,6 +312,7 @@ func TestHeadersForTheReceiverAreReadAnewAndNeverRepeated(t *testing.T) {
 		time.Sleep(time.Minute)
 		_ = o.Export(t.Context(), events(1))
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(r.requests) != 2 || r.requests[0].Header.Get("X-Asked") != "2" || r.requests[1].Header.Get("X-Asked") != "3" || r.requests[0].URL.Path != "/otlp/v1/logs" {
 			t.Errorf("%d requests: %+v", len(r.requests), r.requests)
 		}

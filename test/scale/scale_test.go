@@ -14,16 +14,21 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/test/controlplane"
 )
 
-func TestMain(m *testing.M) { controlplane.Main(m) }
+func TestMain(m *testing.M) {
+	log.SetLogger(logr.Discard())
+	controlplane.Main(m)
+}
 
 // Targets, on two cores with nothing else to do.
 const (
