@@ -134,7 +134,7 @@ func (r *recorder) write(ctx context.Context, e *eventsv1.Event, tries int) {
 		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 			return // its namespace is gone
 		case tries == 0:
-			log.Log.WithName("events").V(1).Info("An event was not written", "about", e.Regarding.Name, "reason", e.Reason, "error", err.Error())
+			log.Log.WithName("events").Info("An event was not written", "about", e.Regarding.Name, "reason", e.Reason, "error", err.Error())
 			return
 		}
 		if !pause(ctx, eventPause) {

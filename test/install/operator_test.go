@@ -21,6 +21,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -107,6 +108,7 @@ func (o *operator) liveThrough(t *testing.T, plane *controlplane.ControlPlane, n
 	o.verify(t, second, http.StatusOK)
 	o.verify(t, first, http.StatusOK) // it is in its overlap
 
+	nothingIsSelected(t, admin, ns)
 	revocation := &v1alpha1.Revocation{
 		ObjectMeta: metav1.ObjectMeta{Name: ns},
 		Spec:       v1alpha1.RevocationSpec{Reason: "a test of the installation", Namespaces: []string{ns}},
@@ -136,6 +138,36 @@ func (o *operator) liveThrough(t *testing.T, plane *controlplane.ControlPlane, n
 			}
 			return nil
 		})
+	}
+}
+
+// nothingIsSelected makes a Revocation that selects nothing, of which an event tells: one
+// about what is in no namespace.
+func nothingIsSelected(t *testing.T, admin client.Client, ns string) {
+	t.Helper()
+	revocation := &v1alpha1.Revocation{
+		ObjectMeta: metav1.ObjectMeta{Name: ns + "-nothing"},
+		Spec: v1alpha1.RevocationSpec{
+			Reason: "a test of the installation", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"no-such": "label"}},
+		},
+	}
+	if err := admin.Create(t.Context(), revocation); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() error {
+		var events eventsv1.EventList
+		if err := admin.List(t.Context(), &events, client.InNamespace(metav1.NamespaceDefault)); err != nil {
+			return err
+		}
+		for i := range events.Items {
+			if events.Items[i].Regarding.UID == revocation.UID {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event tells that Revocation %s selects nothing", revocation.Name)
+	})
+	if err := admin.Delete(t.Context(), revocation); err != nil {
+		t.Fatal(err)
 	}
 }
 
