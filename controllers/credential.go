@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -175,7 +176,7 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind, clai
 		Watches(&v1alpha1.CredentialClass{}, handler.EnqueueRequestsFromMapFunc(r.ofClass)).
 		WatchesMetadata(namespace, handler.EnqueueRequestsFromMapFunc(r.ofNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(claims.of(kind.kind)).
-		Watches(&v1alpha1.Revocation{}, handler.EnqueueRequestsFromMapFunc(r.ofRevocation)).
+		Watches(&v1alpha1.Revocation{}, r.revoked()).
 		WatchesRawSource(source.Channel(cfg.Keys.Changes(), handler.EnqueueRequestsFromMapFunc(r.all))).
 		WatchesRawSource(source.Channel(cfg.Propagation.Changes(kind.kind), &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: cfg.Workers}).
@@ -353,6 +354,32 @@ func (r *credentials) ofNamespace(ctx context.Context, namespace client.Object) 
 
 func (r *credentials) all(ctx context.Context, _ client.Object) []reconcile.Request {
 	return r.those(ctx, func(v1alpha1.Credential) bool { return true })
+}
+
+// serversFirst is how much later than a Revocation its credentials are looked at. Servers
+// refuse them already, and are not to wait for a processor that writes what people read.
+const serversFirst = 100 * time.Millisecond
+
+// revoked has those looked at that a Revocation takes.
+func (r *credentials) revoked() handler.EventHandler {
+	tell := func(ctx context.Context, o client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		time.AfterFunc(serversFirst, func() {
+			for _, request := range r.ofRevocation(ctx, o) {
+				queue.Add(request)
+			}
+		})
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			tell(ctx, e.Object, q)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			tell(ctx, e.ObjectNew, q)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			tell(ctx, e.Object, q)
+		},
+	}
 }
 
 func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []reconcile.Request {

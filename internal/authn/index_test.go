@@ -100,6 +100,30 @@ func TestTheIndexKeepsNothingOfItsArguments(t *testing.T) {
 	expectReason(t, f.verify(x), authn.ReasonAccepted)
 }
 
+// A Revocation is seen anew with every write of its status; what it selects is immutable.
+func TestARevocationSeenAgainIsTheSame(t *testing.T) {
+	f := newFixture(t)
+	f.live.Labels = map[string]string{"app": "a"}
+	f.rec.Labels = f.live.Labels
+	x := f.index()
+	set := func(generation int64, app string) {
+		t.Helper()
+		rv := revocation("s", v1alpha1.RevocationSpec{Selector: selector("app", app)})
+		rv.Generation = generation
+		if err := x.SetRevocation(rv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(1, "b")
+	set(1, "a")
+	expectReason(t, f.verify(x), authn.ReasonAccepted)
+	set(2, "a") // where nobody keeps it from being changed, the change counts
+	expectReason(t, f.verify(x), authn.ReasonRevoked)
+	set(2, "a")
+	set(3, "b") // and what it took once it keeps
+	expectReason(t, f.verify(x), authn.ReasonRevoked)
+}
+
 func selector(key, value string) *metav1.LabelSelector {
 	return &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
 }

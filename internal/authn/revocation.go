@@ -15,7 +15,8 @@ import (
 // revocation is a Revocation object, compiled.
 type revocation struct {
 	credential.Selector
-	created int64 // Unix seconds
+	created    int64 // Unix seconds
+	generation int64 // of the object that was compiled; 0 where that is not known
 }
 
 func newRevocation(object *v1alpha1.Revocation) (*revocation, error) {
@@ -23,7 +24,7 @@ func newRevocation(object *v1alpha1.Revocation) (*revocation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Revocation %s: %w", object.Name, err)
 	}
-	return &revocation{Selector: selector, created: object.CreationTimestamp.Unix()}, nil
+	return &revocation{Selector: selector, created: object.CreationTimestamp.Unix(), generation: object.Generation}, nil
 }
 
 // takes tells whether the Revocation of this UID revokes the credential: it
@@ -72,6 +73,9 @@ func (x *Index) SetRevocation(object *v1alpha1.Revocation) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if known := x.revocations[string(object.UID)]; known != nil && known.generation > 0 && known.generation == r.generation {
+		return nil // its status has been written: what it takes is marked, and what came since was when it came
+	}
 	uid := strings.Clone(string(object.UID))
 	x.revocations[uid] = r
 	x.brake.Store(&brake{uid, r})
