@@ -218,7 +218,7 @@ func (r *Recorder) flush(ctx context.Context) {
 			if events[i].ID == (ID{}) {
 				id, err := NewID(events[i].At, r.cfg.Random)
 				if err != nil {
-					r.lose(len(events), err)
+					r.lose(events, err)
 					return
 				}
 				events[i].ID = id
@@ -236,7 +236,7 @@ func (r *Recorder) flush(ctx context.Context) {
 func (r *Recorder) seal(ctx context.Context, events []Event) {
 	b, err := r.chain.Seal(events)
 	if err != nil {
-		r.lose(len(events), err)
+		r.lose(events, err)
 		return
 	}
 	r.export(ctx, events)
@@ -285,12 +285,12 @@ func (r *Recorder) keep(ctx context.Context, b *Batch) {
 	defer r.mu.Unlock()
 	if r.cfg.Spool == nil {
 		if len(r.backlog)*r.cfg.Batch >= r.cfg.Queue {
-			r.lose(len(b.Events), errors.New("there is no spool (--audit-spool-dir)"))
+			r.lose(b.Events, errors.New("there is no spool (--audit-spool-dir)"))
 			return
 		}
 		r.backlog = append(r.backlog, b)
 	} else if err := r.cfg.Spool.Append(b); err != nil {
-		r.lose(len(b.Events), err)
+		r.lose(b.Events, err)
 		return
 	} else {
 		r.spooling = true
@@ -384,12 +384,26 @@ func (r *Recorder) drop(from func(*Spool) error) {
 	r.spooling = batches > 0
 }
 
-func (r *Recorder) lose(events int, err error) {
-	r.lost.Add(int64(events))
+// lose counts events that cannot be kept. Where one of them was to tell of others, those
+// are to be told of again.
+func (r *Recorder) lose(events []Event, err error) {
+	r.lost.Add(int64(len(events)))
+	for i := range events {
+		if events[i].Type != TypeEventsLost {
+			continue
+		}
+		if n, err := strconv.ParseInt(string(events[i].Detail[lostEvents]), 10, 64); err == nil {
+			r.queue.told.Add(-n)
+			r.lost.Add(n)
+		}
+	}
 	if !r.full.Swap(true) {
-		r.cfg.Log.Error("events of the audit log are being lost", "events", events, "error", err.Error())
+		r.cfg.Log.Error("events of the audit log are being lost", "events", len(events), "error", err.Error())
 	}
 }
+
+// lostEvents is the detail of how many were.
+const lostEvents = "events"
 
 // reportLoss puts into the log itself that events are missing from it.
 func (r *Recorder) reportLoss() {
@@ -400,7 +414,7 @@ func (r *Recorder) reportLoss() {
 	r.queue.told.Add(lost)
 	e := Event{
 		At: r.cfg.Now(), Type: TypeEventsLost, Outcome: Failed, Reason: "Overflow", Server: r.cfg.Server,
-		Detail: map[string]Text{"events": Text(strconv.FormatInt(lost, 10))},
+		Detail: map[string]Text{lostEvents: Text(strconv.FormatInt(lost, 10))},
 	}
 	if !r.Record(&e) {
 		r.queue.told.Add(-lost)

@@ -261,19 +261,21 @@ func TestBeyondTheSpoolsLimitLossIsCountedAndRecorded(t *testing.T) {
 		store := newMemory()
 		store.failing(down)
 		r := New(Config{Server: "one", Chain: "one/1", Store: store, Spool: openSpool(t, t.TempDir(), 20_000), Batch: 50})
-		stop := start(t, r)
+		stop, full := start(t, r), false
 		for i := range 2000 {
 			if !r.Record(authentication(i)) {
 				t.Fatal("there was no room")
 			}
 			if i%100 == 0 {
 				time.Sleep(300 * time.Millisecond)
+				full = full || r.Full() && r.Health().Full
 			}
 		}
 		time.Sleep(time.Second)
+		// What tells of the loss may be small enough for what room is left.
 		h := r.Health()
-		if h.Lost == 0 || !h.Full || !r.Full() || h.SpooledBytes > 20_000 {
-			t.Errorf("health: %+v", h)
+		if h.Lost == 0 || !full || h.SpooledBytes > 20_000 {
+			t.Errorf("health: %+v, full: %t", h, full)
 		}
 		store.failing(nil)
 		time.Sleep(time.Minute)

@@ -71,10 +71,12 @@ func TestCleanupAgreesWithTheController(t *testing.T) {
 		}
 		want := lifecycle.Plan(observe(), now).Delete
 		d, _ := (&cleanupOptions{}).disposal(o, class, now)
-		if d.delete != want {
+		// What is none of the expired yet for the command, which does not plan, is left to the
+		// controller: it may end the last version and delete it in one go.
+		if d.delete != want && (d.delete || d.why != "") {
 			rt.Fatalf("the command would delete it: %t (%s), the controller: %t\n%+v\n%+v", d.delete, d.why, want, o.Spec, o.Status)
 		}
-		if want {
+		if d.delete {
 			deleted++
 		} else {
 			kept++
