@@ -4,6 +4,10 @@
 
 -- +goose Up
 
+-- What indexes are built on below, in the order in which servers write to it: in another
+-- one a server that writes meanwhile and this could each wait for the other.
+LOCK TABLE event_ids, events, usage IN SHARE MODE;
+
 -- The resourceVersion that a row was made of: of two servers the one that has seen more
 -- wins, whichever writes last. 0 is not known.
 ALTER TABLE credentials ADD COLUMN applied bigint NOT NULL DEFAULT 0;
