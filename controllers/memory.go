@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 	"sync"
 
@@ -15,6 +16,7 @@ import (
 // that are committed and not delivered yet, and the last records it sealed or
 // saw. Losing it is safe: a value that is lost is minted again.
 type memory struct {
+	seed    maphash.Seed
 	mu      sync.Mutex
 	entries map[types.NamespacedName]*memoryEntry
 }
@@ -25,10 +27,18 @@ type memoryEntry struct {
 	sealed  *sealedRecord
 	// replaced are the resourceVersions our latest writes replaced: an object of
 	// one of them is our own of before, still in the cache.
-	replaced []string
+	replaced []versionHash
 	// written are the resourceVersions of our latest writes to the credential and
 	// its Secret: their events tell nothing that was not planned by already.
-	written []string
+	written []versionHash
+}
+
+// versionHash stands for a resourceVersion, which is opaque. It takes a fourth of the
+// memory: there are many.
+type versionHash uint64
+
+func (m *memory) hash(resourceVersion string) versionHash {
+	return versionHash(maphash.String(m.seed, resourceVersion))
 }
 
 // heldValue is a committed value that waits for delivery.
@@ -48,7 +58,9 @@ type sealedRecord struct {
 	seal   string
 }
 
-func newMemory() *memory { return &memory{entries: map[types.NamespacedName]*memoryEntry{}} }
+func newMemory() *memory {
+	return &memory{seed: maphash.MakeSeed(), entries: map[types.NamespacedName]*memoryEntry{}}
+}
 
 // entry gives the entry of a credential, new if the name is another object's
 // now. The caller holds the lock.
@@ -84,6 +96,17 @@ func (m *memory) remember(key types.NamespacedName, uid types.UID, epoch int64, 
 	e.sealed = &sealedRecord{epoch: epoch, record: bytes.Clone(record), seal: seal}
 }
 
+// cached tells that the cache holds an object: where its record is the one remembered, both
+// have one copy of it.
+func (m *memory) cached(key types.NamespacedName, c v1alpha1.Credential) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st := c.CredentialStatus()
+	if e := m.entries[key]; e != nil && e.uid == c.GetUID() && e.sealed != nil && e.sealed.seal == st.Seal && bytes.Equal(e.sealed.record, st.Record) {
+		e.sealed = &sealedRecord{epoch: e.sealed.epoch, record: st.Record, seal: st.Seal}
+	}
+}
+
 func (m *memory) sealed(key types.NamespacedName, uid types.UID) *sealedRecord {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,13 +126,13 @@ func (m *memory) wrote(key types.NamespacedName, uid types.UID, made, replaced s
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entry(key, uid)
-	e.written = keepLast(e.written, made)
+	e.written = keepLast(e.written, m.hash(made))
 	if replaced != "" && replaced != made {
-		e.replaced = keepLast(e.replaced, replaced)
+		e.replaced = keepLast(e.replaced, m.hash(replaced))
 	}
 }
 
-func keepLast(versions []string, another string) []string {
+func keepLast(versions []versionHash, another versionHash) []versionHash {
 	return append(versions[max(0, len(versions)-keptVersions+1):], another)
 }
 
@@ -118,7 +141,7 @@ func (m *memory) ours(key types.NamespacedName, resourceVersion string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[key]
-	return e != nil && slices.Contains(e.written, resourceVersion)
+	return e != nil && slices.Contains(e.written, m.hash(resourceVersion))
 }
 
 // outdated tells whether an object is one that we have written over since.
@@ -126,7 +149,7 @@ func (m *memory) outdated(key types.NamespacedName, uid types.UID, resourceVersi
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.entries[key]
-	return e != nil && e.uid == uid && slices.Contains(e.replaced, resourceVersion)
+	return e != nil && e.uid == uid && slices.Contains(e.replaced, m.hash(resourceVersion))
 }
 
 func (m *memory) hold(key types.NamespacedName, uid types.UID, v *heldValue) {

@@ -71,3 +71,31 @@ func TestOurOwnWritesAreKnownAgain(t *testing.T) {
 		t.Errorf("remembers %d and %d", len(m.entries[key].written), len(m.entries[key].replaced))
 	}
 }
+
+func TestCacheAndMemoryHaveOneCopyOfARecord(t *testing.T) {
+	key := types.NamespacedName{Namespace: "payments", Name: "ci"}
+	written := []byte("a record")
+	object := func(uid types.UID, record, seal string) *v1alpha1.ServiceToken {
+		o := &v1alpha1.ServiceToken{}
+		o.UID, o.Status.Record, o.Status.Seal = uid, []byte(record), seal
+		return o
+	}
+	m := newMemory()
+	m.cached(key, object("uid", "a record", "s1")) // of one that nothing is known of
+	if m.sealed(key, "uid") != nil {
+		t.Fatal("what the cache holds is believed, sealed or not")
+	}
+	m.remember(key, "uid", 3, written, "s1")
+	for name, o := range map[string]*v1alpha1.ServiceToken{
+		"another record": object("uid", "b record", "s1"), "another seal": object("uid", "a record", "s2"), "another credential": object("other", "a record", "s1"),
+	} {
+		if m.cached(key, o); string(m.sealed(key, "uid").record) != "a record" || &m.sealed(key, "uid").record[0] == &o.Status.Record[0] {
+			t.Errorf("%s is taken for the one that was sealed", name)
+		}
+	}
+	same := object("uid", "a record", "s1")
+	m.cached(key, same)
+	if known := m.sealed(key, "uid"); known.epoch != 3 || known.seal != "s1" || &known.record[0] != &same.Status.Record[0] {
+		t.Errorf("there are two copies: %+v", known)
+	}
+}

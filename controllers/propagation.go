@@ -57,9 +57,11 @@ type Propagation struct {
 
 	mu        sync.Mutex
 	questions map[types.UID]*question
-	// open are those that some server has not accepted yet: few, where those that
-	// were asked once are as many as there are credentials.
+	// open are those that some server has not accepted yet.
 	open map[types.UID]*question
+	// accepted is the epoch that every server accepted last. Of what is answered nothing
+	// else is kept, for it is as much as there are credentials.
+	accepted map[types.UID]int64
 }
 
 type question struct {
@@ -81,7 +83,7 @@ func NewPropagation(fleet *Fleet) *Propagation {
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024),
 			v1alpha1.KindAPIKey:       make(chan event.GenericEvent, 1024),
 		},
-		questions: map[types.UID]*question{}, open: map[types.UID]*question{},
+		questions: map[types.UID]*question{}, open: map[types.UID]*question{}, accepted: map[types.UID]int64{},
 	}
 }
 
@@ -92,8 +94,16 @@ func (p *Propagation) Changes(kind v1alpha1.Kind) <-chan event.GenericEvent { re
 func (p *Propagation) Answer(q Question) lifecycle.Propagation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.known(q)
+}
+
+// known is the answer to a question so far. The caller holds the lock.
+func (p *Propagation) known(q Question) lifecycle.Propagation {
+	if epoch, ok := p.accepted[q.UID]; ok && epoch == q.Epoch {
+		return lifecycle.Propagation{Accepted: true}
+	}
 	if known := p.questions[q.UID]; known != nil && known.Epoch == q.Epoch {
-		return lifecycle.Propagation{Accepted: known.accepted, Lagging: known.lagging}
+		return lifecycle.Propagation{Lagging: known.lagging}
 	}
 	return lifecycle.Propagation{}
 }
@@ -101,12 +111,11 @@ func (p *Propagation) Answer(q Question) lifecycle.Propagation {
 // Ask is Answer, and has the question put to the servers if it was not yet.
 func (p *Propagation) Ask(q Question) lifecycle.Propagation {
 	p.mu.Lock()
-	known := p.questions[q.UID]
-	if known == nil || known.Epoch != q.Epoch {
+	answer := p.known(q)
+	if known := p.questions[q.UID]; !answer.Accepted && (known == nil || known.Epoch != q.Epoch) {
 		known = &question{Question: q, since: p.now()}
 		p.questions[q.UID], p.open[q.UID] = known, known
 	}
-	answer := lifecycle.Propagation{Accepted: known.accepted, Lagging: known.lagging}
 	p.mu.Unlock()
 	if !answer.Accepted {
 		p.nudge()
@@ -120,6 +129,7 @@ func (p *Propagation) Forget(uid types.UID) {
 	defer p.mu.Unlock()
 	delete(p.questions, uid)
 	delete(p.open, uid)
+	delete(p.accepted, uid)
 }
 
 func (p *Propagation) nudge() {
@@ -231,6 +241,7 @@ func (p *Propagation) settle(q *question, i int, answers []serverAnswer, err err
 		q.accepted, q.lagging, q.told = true, nil, false
 		if p.open[q.UID] == q {
 			delete(p.open, q.UID)
+			p.accepted[q.UID] = q.Epoch
 		}
 		return true
 	}
@@ -245,8 +256,12 @@ func (p *Propagation) settle(q *question, i int, answers []serverAnswer, err err
 // tell wakes the reconciler of a question, if there is anything new.
 func (p *Propagation) tell(ctx context.Context, q *question) {
 	p.mu.Lock()
-	tell := !q.told && p.questions[q.UID] == q
+	current := p.questions[q.UID] == q
+	tell := !q.told && current
 	q.told = true
+	if q.accepted && current {
+		delete(p.questions, q.UID)
+	}
 	p.mu.Unlock()
 	if !tell {
 		return
