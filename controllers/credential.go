@@ -11,7 +11,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -186,6 +188,9 @@ func setupKind(mgr ctrl.Manager, cfg CredentialConfig, kind credentialKind, clai
 // others lets through the changes that others made, and resyncs. What we wrote
 // ourselves we have planned by already.
 func (r *credentials) others(e event.UpdateEvent) bool {
+	if c, ok := e.ObjectNew.(v1alpha1.Credential); ok {
+		r.memory.cached(client.ObjectKeyFromObject(e.ObjectNew), c)
+	}
 	return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion() ||
 		!r.memory.ours(client.ObjectKeyFromObject(e.ObjectNew), e.ObjectNew.GetResourceVersion())
 }
@@ -374,7 +379,12 @@ func (r *credentials) revoked() handler.EventHandler {
 			tell(ctx, e.Object, q)
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			tell(ctx, e.ObjectNew, q)
+			// Its status is written every so often while some are left, and tells of it again.
+			was, is := e.ObjectOld.(*v1alpha1.Revocation), e.ObjectNew.(*v1alpha1.Revocation)
+			again := is.Generation != was.Generation || !equality.Semantic.DeepEqual(was.Status, is.Status)
+			if again && !meta.IsStatusConditionTrue(is.Status.Conditions, v1alpha1.ConditionSettled) {
+				tell(ctx, is, q)
+			}
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 			tell(ctx, e.Object, q)
@@ -392,7 +402,6 @@ func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []recon
 		return nil
 	}
 	peppers, _ := r.cfg.Keys.Peppers() // without them labels are as they are now; all are looked at once they are there
-	// Its status is written every so often, and tells of it again: to those that are left.
 	return r.those(ctx, func(c v1alpha1.Credential) bool {
 		return selector.Selects(r.kind.kind, c.GetNamespace(), r.labels.sets(peppers, c)...) && !accounted(peppers, c, rv)
 	})

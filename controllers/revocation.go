@@ -11,9 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -31,10 +34,20 @@ func SetupRevocations(mgr ctrl.Manager, keys KeySource) error {
 	if err != nil {
 		return err
 	}
+	r := &revocations{
+		client: mgr.GetClient(), cache: mgr.GetCache(), keys: keys, recorder: recorder, memory: newMemory(), labels: newSealedLabels(),
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("revocation").
-		For(&v1alpha1.Revocation{}).
-		Complete(&revocations{client: mgr.GetClient(), cache: mgr.GetCache(), keys: keys, recorder: recorder, labels: newSealedLabels()})
+		For(&v1alpha1.Revocation{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: r.others})).
+		Complete(r)
+}
+
+// others lets through the changes that others made, and resyncs: to count again for what
+// this wrote itself is a look at every credential for nothing.
+func (r *revocations) others(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion() ||
+		!r.memory.ours(client.ObjectKeyFromObject(e.ObjectNew), e.ObjectNew.GetResourceVersion())
 }
 
 type revocations struct {
@@ -43,18 +56,21 @@ type revocations struct {
 	labels   *sealedLabels
 	keys     KeySource
 	recorder eventRecorder
+	memory   *memory // of what was written, not of values
 }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var rv v1alpha1.Revocation
 	if err := r.client.Get(ctx, req.NamespacedName, &rv); err != nil {
+		r.memory.forget(req.NamespacedName, "")
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if rv.DeletionTimestamp == nil && controllerutil.AddFinalizer(&rv, v1alpha1.FinalizerRevocation) {
 		if err := r.client.Update(ctx, &rv); err != nil {
 			return quietly(err)
 		}
+		r.wrote(&rv)
 	}
 	selector, err := credential.NewSelector(&rv.Spec)
 	if err != nil {
@@ -86,14 +102,19 @@ func (r *revocations) Reconcile(ctx context.Context, req reconcile.Request) (rec
 		if err := r.client.Status().Update(ctx, &rv); err != nil {
 			return quietly(err)
 		}
+		r.wrote(&rv)
 		if matched == 0 && was == nil {
 			r.recorder.Eventf(&rv, nil, corev1.EventTypeWarning, v1alpha1.ReasonNothingSelected, "Settle", nothingSelected)
 		}
 	}
-	if settled < matched {
+	if settled < matched || matched == 0 && was == nil { // the cache may lag behind whoever made both
 		return reconcile.Result{RequeueAfter: settlePoll}, nil
 	}
 	return r.release(ctx, &rv)
+}
+
+func (r *revocations) wrote(rv *v1alpha1.Revocation) {
+	r.memory.wrote(client.ObjectKeyFromObject(rv), rv.UID, rv.ResourceVersion, "")
 }
 
 // nothingSelected is told of a Revocation that selects no credential. It is no

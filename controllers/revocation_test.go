@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -30,7 +32,7 @@ func TestARevocationCannotBeChangedAndStaysUntilItHasSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := client.ObjectKeyFromObject(rv)
-	r := &revocations{client: c.client, keys: c.peppers, recorder: silent{}, labels: newSealedLabels()}
+	r := &revocations{client: c.client, keys: c.peppers, recorder: silent{}, memory: newMemory(), labels: newSealedLabels()}
 	settle := func() {
 		t.Helper()
 		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key}); err != nil {
@@ -72,5 +74,44 @@ func TestARevocationCannotBeChangedAndStaysUntilItHasSettled(t *testing.T) {
 	settle()
 	if err := c.client.Get(t.Context(), key, rv); !apierrors.IsNotFound(err) {
 		t.Errorf("with nothing left to settle it is still there: %v", err)
+	}
+}
+
+// Each look at a Revocation is one at every credential.
+func TestOfARevocationOnlyWhatOthersWroteIsLookedAt(t *testing.T) {
+	c := newCluster(t)
+	c.token("hit")
+	rv := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}, Spec: v1alpha1.RevocationSpec{
+		Reason: "incident 8", Namespaces: []string{c.namespace},
+	}}
+	if err := c.client.Create(t.Context(), rv); err != nil {
+		t.Fatal(err)
+	}
+	before := rv.DeepCopy()
+	r := &revocations{client: c.client, keys: c.peppers, recorder: silent{}, memory: newMemory(), labels: newSealedLabels()}
+	if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(rv)}); err != nil {
+		t.Fatal(err)
+	}
+	c.read(rv)
+	if rv.Status.Matched != 1 || r.others(event.UpdateEvent{ObjectOld: before, ObjectNew: rv}) {
+		t.Errorf("of %d matched the own write is looked at again", rv.Status.Matched)
+	}
+	if !r.others(event.UpdateEvent{ObjectOld: rv, ObjectNew: rv}) {
+		t.Error("a resync is passed over")
+	}
+	theirs := rv.DeepCopy()
+	theirs.Status.Settled = 1
+	if err := c.client.Status().Update(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	if !r.others(event.UpdateEvent{ObjectOld: rv, ObjectNew: theirs}) {
+		t.Error("what somebody else wrote into the status is believed")
+	}
+	if err := errors.Join(c.client.Delete(t.Context(), theirs), client.IgnoreNotFound(c.client.Get(t.Context(), client.ObjectKeyFromObject(rv), rv))); err != nil {
+		t.Fatal(err)
+	}
+	rv.Finalizers = nil
+	if err := client.IgnoreNotFound(c.client.Update(t.Context(), rv)); err != nil {
+		t.Fatal(err)
 	}
 }

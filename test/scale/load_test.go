@@ -247,10 +247,15 @@ func (r *rig) value(ctx context.Context, i int) (string, error) {
 	return string(secret.Data["token"]), err
 }
 
+// askAgain is how long after an answer a server is asked again whether it refuses a value
+// by now. To ask without a pause would take of the processors what the API server and the
+// servers need to hear of the Revocation.
+const askAgain = 500 * time.Microsecond
+
 // refused waits until a server refuses a value, and gives the time at which it
 // was first seen to.
 func (r *rig) refused(ctx context.Context, s *program, value string) (time.Time, error) {
-	for {
+	for ; ; time.Sleep(askAgain) {
 		code, err := r.present(ctx, s, value)
 		switch {
 		case err != nil:
