@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/credential"
@@ -105,6 +107,7 @@ func BenchmarkRevoke(b *testing.B) {
 	for name, spec := range map[string]v1alpha1.RevocationSpec{
 		"all of 100000":           {All: true},
 		"one namespace of 100000": {Namespaces: []string{"team-07"}},
+		"one label of 100000":     {Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "app-7"}}},
 	} {
 		b.Run(name, func(b *testing.B) {
 			r := revocation("r", spec)

@@ -346,7 +346,10 @@ func (f *facts) declares(v *version, peppers credential.Peppers) bool {
 
 // labels are the labels of a credential, as they are and as they were sealed. Those
 // that carry the same share them.
-type labels struct{ now, then map[string]string }
+type labels struct {
+	now, then map[string]string
+	same      bool // now and then
+}
 
 func (l *labels) live() map[string]string {
 	if l == nil {
@@ -372,8 +375,8 @@ func (x *Index) labelsOf(f *facts) *labels {
 	}
 	nowKey, thenKey := strings.Join(pairs(now), "\x00"), strings.Join(pairs(then), "\x00")
 	return x.labels.get(nowKey+"\x01"+thenKey, func() *labels {
-		l := &labels{now: cloneMap(now)}
-		if l.then = l.now; nowKey != thenKey {
+		l := &labels{now: cloneMap(now), same: nowKey == thenKey}
+		if l.then = l.now; !l.same {
 			l.then = cloneMap(then)
 		}
 		return l

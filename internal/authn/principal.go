@@ -2,6 +2,7 @@ package authn
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -71,9 +72,10 @@ type Grant struct {
 	// Rate is how often the credential may be used; nil is without limit.
 	Rate *Rate
 
-	held         authz.Set // before the ceiling
-	sealed, live *terms
-	ceiling      *ceiling
+	permissions, roles string    // separated by spaces
+	held               authz.Set // before the ceiling
+	sealed, live       *terms
+	ceiling            *ceiling
 }
 
 // Rate bounds how often a credential may be used: so many requests in each period,
@@ -121,6 +123,22 @@ func (g *Grant) Allows(permission string) bool {
 	return g.Admin || g.held.Allows(permission) && g.ceiling.AllowsUse(permission)
 }
 
+// PermissionList is the permissions, separated by spaces.
+func (g *Grant) PermissionList() string {
+	if g.permissions == "" {
+		return strings.Join(g.Permissions, " ")
+	}
+	return g.permissions
+}
+
+// RoleList is the roles, separated by spaces.
+func (g *Grant) RoleList() string {
+	if g.roles == "" {
+		return strings.Join(g.Roles, " ")
+	}
+	return g.roles
+}
+
 // newGrant narrows what was sealed by what is wanted now and by the ceiling. With
 // no ceiling nothing is left. Roles are expanded as they are now; one that does not
 // exist adds nothing.
@@ -136,6 +154,7 @@ func newGrant(class string, sealed, live *terms, c *ceiling, roles map[string]au
 		g.held = authz.NewSet(append(expanded, g.held.Strings()...))
 	}
 	g.Permissions = g.effective()
+	g.permissions, g.roles = strings.Join(g.Permissions, " "), strings.Join(g.Roles, " ")
 	g.Attributes = attributes(sealed.attributes, live.attributes, c)
 	g.JWT = sealed.jwt
 	if live.jwt.TTL > 0 && (g.JWT.TTL == 0 || live.jwt.TTL < g.JWT.TTL) {

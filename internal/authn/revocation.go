@@ -35,7 +35,7 @@ func (r *revocation) takes(uid string, h *holder) bool {
 	if c.accountsFor(uid, r) {
 		return false
 	}
-	if c.terms == nil {
+	if c.terms == nil || h.labels == nil || h.labels.same {
 		return r.Selects(c.kind, c.namespace, h.labels.live())
 	}
 	return r.Selects(c.kind, c.namespace, h.labels.live(), h.labels.sealed())
