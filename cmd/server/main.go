@@ -86,6 +86,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	if db, ok := recording.Store.(management.Store); ok {
 		o.config.Management.Store = db
 	}
+	if getenv("GOGC") == "" {
+		go server.KeepHeapRoom(ctx)
+	}
 	code := serve(ctx, o, stderr)
 	if err := recording.end(); err != nil {
 		fmt.Fprintf(stderr, "mintmark-server: %s\n", err)

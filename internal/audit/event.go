@@ -20,16 +20,24 @@ type ID [16]byte
 // NewID makes the ID of an event that happens now: a UUID of version 7 (RFC 9562, section
 // 5.7), so that IDs sort as time does. It fails only if random does.
 func NewID(now time.Time, random io.Reader) (ID, error) {
-	var id ID
-	if _, err := io.ReadFull(random, id[6:]); err != nil {
+	var bits [idRandom]byte
+	if _, err := io.ReadFull(random, bits[:]); err != nil {
 		return ID{}, fmt.Errorf("making the id of an event: %w", err)
 	}
+	return idOf(now, bits), nil
+}
+
+// idRandom is how many bytes of an ID are random.
+const idRandom = 10
+
+func idOf(now time.Time, random [idRandom]byte) (id ID) {
 	var millis [8]byte
 	binary.BigEndian.PutUint64(millis[:], uint64(max(now.UnixMilli(), 0)))
 	copy(id[:6], millis[2:])
+	copy(id[6:], random[:])
 	id[6] = id[6]&0x0f | 0x70
 	id[8] = id[8]&0x3f | 0x80
-	return id, nil
+	return id
 }
 
 // FixedID is the ID of what has a name of its own: whoever tells of it, and however often,
@@ -239,6 +247,9 @@ func (e *Event) normalise() {
 		e.Detail = nil
 		return
 	}
+	if e.detailIsNormal() {
+		return
+	}
 	kept := make(map[string]Text, len(e.Detail))
 	for name, text := range e.Detail {
 		if len(kept) < maxDetail {
@@ -246,6 +257,16 @@ func (e *Event) normalise() {
 		}
 	}
 	e.Detail = kept
+}
+
+// detailIsNormal: nothing of it has to be escaped, cut or left out.
+func (e *Event) detailIsNormal() bool {
+	for name, text := range e.Detail {
+		if len(name) > maxDetailKey || len(text) > maxDetailText || !plain(name) || !plain(string(text)) {
+			return false
+		}
+	}
+	return len(e.Detail) <= maxDetail
 }
 
 // length is about how many bytes it takes when it is spooled, at most: text is cut to its

@@ -80,7 +80,7 @@ func (q *queue) lane(e *Event) uint64 {
 
 // take gives up to limit events, a few of each lane in turn.
 func (q *queue) take(limit int) []Event {
-	var out []Event
+	out := make([]Event, 0, min(limit, q.waiting()))
 	const turn = 16
 	for idle := 0; idle < lanes && len(out) < limit; {
 		l := &q.lanes[q.next]

@@ -214,15 +214,9 @@ func (r *Recorder) flush(ctx context.Context) {
 		if len(events) == 0 {
 			return
 		}
-		for i := range events {
-			if events[i].ID == (ID{}) {
-				id, err := NewID(events[i].At, r.cfg.Random)
-				if err != nil {
-					r.lose(events, err)
-					return
-				}
-				events[i].ID = id
-			}
+		if err := r.identify(events); err != nil {
+			r.lose(events, err)
+			return
 		}
 		for len(events) > 0 {
 			n := fitting(events)
@@ -230,6 +224,20 @@ func (r *Recorder) flush(ctx context.Context) {
 			events = events[n:]
 		}
 	}
+}
+
+// identify gives an ID to each event that has none.
+func (r *Recorder) identify(events []Event) error {
+	random := make([]byte, idRandom*len(events))
+	if _, err := io.ReadFull(r.cfg.Random, random); err != nil {
+		return fmt.Errorf("making ids of events: %w", err)
+	}
+	for i := range events {
+		if e := &events[i]; e.ID == (ID{}) {
+			e.ID = idOf(e.At, [idRandom]byte(random[idRandom*i:]))
+		}
+	}
+	return nil
 }
 
 // seal makes a batch of events and has it kept.

@@ -106,7 +106,7 @@ type mandate struct {
 func (e *evaluation) may() mandate {
 	who := e.caller()
 	if e.how != presentedJWT {
-		return mandate{permissions: strings.Join(who.Permissions, " "), roles: strings.Join(who.Roles, " "), admin: who.Admin}
+		return mandate{permissions: who.PermissionList(), roles: who.RoleList(), admin: who.Admin}
 	}
 	m := mandate{roles: strings.Join(both(e.claims.Roles, who.Roles), " "), email: e.email(), admin: e.claims.Admin && who.Admin}
 	if m.admin {
@@ -114,7 +114,7 @@ func (e *evaluation) may() mandate {
 		return m
 	}
 	if slices.Equal(e.claims.Permissions, who.Permissions) && slices.IsSorted(who.Permissions) {
-		m.permissions = strings.Join(who.Permissions, " ") // nothing has changed since it was issued
+		m.permissions = who.PermissionList() // nothing has changed since it was issued
 		return m
 	}
 	// Of two patterns that overlap one covers the other, so what both sides have is what

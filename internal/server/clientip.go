@@ -43,6 +43,8 @@ func (ps proxies) clientAddr(r *http.Request, peer netip.Addr) netip.Addr {
 			return netip.Addr{}
 		}
 		return a
+	case len(xff) == 1 && strings.IndexByte(xff[0], ',') < 0:
+		return ps.nearest([]string{strings.TrimSpace(xff[0])}, peer) // as nearly always; this takes no memory
 	case len(xff) > 0:
 		return ps.nearest(hopsOfXForwardedFor(xff), peer)
 	case len(rfc) > 0:

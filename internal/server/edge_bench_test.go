@@ -102,6 +102,9 @@ func serveBenchmark(what string) int {
 			b.Error(err)
 		}
 		runtime.GC()
+		if what != benchFloor {
+			go KeepHeapRoom(b.Context()) // as it is run
+		}
 		if name := os.Getenv(benchProfile); name != "" && what != benchFloor {
 			defer profile(b, name)()
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/mintmark-dev/mintmark/internal/jsontext"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
@@ -71,7 +72,10 @@ func (p *public) introspect(x *exchange) *problem {
 	if problem != nil {
 		return problem
 	}
-	asked := evaluation{now: x.now, carried: asBearer(form.Get("token"))}
+	i := introspections.Get().(*introspection)
+	defer i.release()
+	asked := &i.asked
+	asked.now, asked.carried.token = x.now, form.Get("token")
 	// A credential that is bound to networks is good in a request from there, which only
 	// the service can know of. Without an address it is in none of them.
 	if text := form.Get("client_ip"); text != "" {
@@ -81,28 +85,44 @@ func (p *public) introspect(x *exchange) *problem {
 		}
 		asked.client = ip
 	}
-	if problem := p.decider.authenticate(&asked); problem != nil && problem.Status == http.StatusServiceUnavailable {
+	if problem := p.decider.authenticate(asked); problem != nil && problem.Status == http.StatusServiceUnavailable {
 		return problem // it is not known, and that is not to say no
 	}
 	switch {
 	case !asked.verdict.OK:
 		x.note = "introspected: " + asked.verdict.Reason.Code()
 		return answerJSON(x.w, notActive)
-	case !x.reaches(&asked, PermissionIntrospectEverywhere):
+	case !x.reaches(asked, PermissionIntrospectEverywhere):
 		x.note = "introspected: of another namespace"
 		return answerJSON(x.w, notActive)
 	}
 	x.note = "introspected: " + asked.caller().Subject
-	return answerJSON(x.w, p.describe(&asked).appendJSON(make([]byte, 0, 768)))
+	t := p.describe(asked)
+	i.answer = t.appendJSON(i.answer[:0])
+	return answerJSON(x.w, i.answer)
+}
+
+// introspection is what is asked about, and the answer. They are used again, for services
+// ask about every request.
+type introspection struct {
+	asked  evaluation
+	answer []byte
+}
+
+var introspections = sync.Pool{New: func() any { return &introspection{answer: make([]byte, 0, 768)} }}
+
+func (i *introspection) release() {
+	i.asked = evaluation{}
+	introspections.Put(i)
 }
 
 // notActive is the whole answer about what is not active.
 var notActive = []byte(`{"active":false}`)
 
 // describe tells what an active token is.
-func (p *public) describe(e *evaluation) *activeToken {
+func (p *public) describe(e *evaluation) activeToken {
 	who, may := e.caller(), e.may()
-	t := &activeToken{
+	t := activeToken{
 		Active: true, Scope: may.permissions, Permissions: may.permissions, Roles: may.roles, ClientID: who.Subject, Username: who.Name, TokenType: "Bearer",
 		Subject: who.Subject, Audience: who.JWT.Audiences, Issuer: p.issuer.Issuer(), Namespace: who.Namespace, Kind: string(who.Kind),
 		KeyID: who.UID, Version: who.Version, IsAdmin: may.admin, Method: "key",
@@ -169,9 +189,6 @@ func (x *exchange) reaches(asked *evaluation, everywhere string) bool {
 	own, other := x.caller().Namespace, asked.caller().Namespace
 	return own != "" && own == other || x.allows(everywhere)
 }
-
-// asBearer is the token as a request would carry it.
-func asBearer(token string) carried { return carried{authorizations: []string{"Bearer " + token}} }
 
 // readOAuthForm reads the body of a request to the OAuth endpoints. A parameter that is
 // not known is let be, one that comes twice is not (RFC 6749, section 3.2). The query is

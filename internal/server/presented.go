@@ -31,6 +31,9 @@ type carried struct {
 	keys, authorizations []string
 	// assertions are those of the assertionHeader, where they are to be believed.
 	assertions []string
+	// token is a credential by itself, that somebody else was shown; the others are empty
+	// then.
+	token string
 }
 
 func carriedBy(h http.Header) carried {
@@ -42,6 +45,9 @@ func carriedBy(h http.Header) carried {
 // of them are good only if they say the same, and no header may come twice: a gateway
 // and a backend could each look at another one.
 func readPresented(c carried) (presented, presentation) {
+	if c.token != "" {
+		return readCredential(c.token, true)
+	}
 	keys, auths := c.keys, c.authorizations
 	if len(keys) == 0 && len(auths) == 0 {
 		return readAssertion(c.assertions)
@@ -62,12 +68,17 @@ func readPresented(c carried) (presented, presentation) {
 		}
 		text = keys[0]
 	}
+	return readCredential(text, len(keys) == 0)
+}
+
+// readCredential takes what was presented for a JWT, where it may be one, or a key.
+func readCredential(text string, mayBeJWT bool) (presented, presentation) {
 	// A comma is how a proxy joins two headers into one. It is in none of our formats,
 	// nor in RFC 6750's.
 	if text == "" || strings.IndexByte(text, ',') >= 0 {
 		return presented{}, presentedBad
 	}
-	if len(keys) == 0 && strings.Count(text, ".") == 2 {
+	if mayBeJWT && strings.Count(text, ".") == 2 {
 		return presented{jwt: text}, presentedJWT
 	}
 	key, err := credential.Parse(text)

@@ -101,7 +101,7 @@ const (
 type route struct {
 	name    string // in metrics and logs
 	methods string // separated by spaces; empty means any
-	path    string // as http.ServeMux has it
+	path    string
 	access  access
 	// forGateways: what is allowed goes no further than the gateway that asks, and no
 	// browser sees the answer. A refusal is passed on.
@@ -137,14 +137,19 @@ func (p *public) mount(tokens *tokens, documents *documents) http.Handler {
 	p.notFound = &route{name: "none", access: accessAnyone, serve: func(*exchange) *problem { return problemNotFound }}
 	p.notFound.observers = p.metrics.route(p.notFound.name)
 
-	mux := http.NewServeMux()
+	// What gateways ask about every request is one of these: they are found by their paths.
+	exact := make(map[string]*route, len(routes))
 	for _, r := range routes {
-		r.observers = p.metrics.route(r.name)
-		mux.HandleFunc(r.path, func(w http.ResponseWriter, req *http.Request) { p.dispatch(w, req, r) })
+		r.observers, exact[r.path] = p.metrics.route(r.name), r
 	}
+	mux := http.NewServeMux()
 	p.mountManagement(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) { p.dispatch(w, req, p.notFound) })
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if r := exact[req.URL.Path]; r != nil && req.URL.RawPath == "" {
+			p.dispatch(w, req, r)
+			return
+		}
 		// The mux would answer a path that is not clean with a redirect to one that is.
 		if !canonicalOwnPath(req) {
 			p.dispatch(w, req, p.notFound)
