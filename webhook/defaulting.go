@@ -83,10 +83,11 @@ func actors(old, updated v1alpha1.Credential, user string) map[string]string {
 	requestedBy, revokedBy := user, user
 	if old != nil {
 		// The reason counts as a part of the request, so that nobody puts words
-		// into another's mouth; and so does for whom it is made.
+		// into another's mouth; and so does for whom it is made. Whoever declares another
+		// value asks for its version.
 		parts := append(slices.Clone(requestAnnotations), v1alpha1.AnnotationReason, v1alpha1.AnnotationOnBehalfOf)
 		asked := slices.ContainsFunc(parts, func(annotation string) bool { return newRequest(old, updated, annotation) })
-		if !asked {
+		if !asked && equality.Semantic.DeepEqual(old.CredentialSpec().External, updated.CredentialSpec().External) {
 			requestedBy = old.GetAnnotations()[v1alpha1.AnnotationRequestedBy]
 		}
 		if equality.Semantic.DeepEqual(old.CredentialSpec().Revoked, updated.CredentialSpec().Revoked) {

@@ -203,6 +203,39 @@ func TestWhoAskedIsRecordedAndCannotBeForged(t *testing.T) {
 	}
 }
 
+func TestWhoDeclaresAValueAskedForItsVersion(t *testing.T) {
+	in := cluster(t)
+	namespace := in.namespace(t, nil)
+	alice, bob := userOf(t)+"-alice", userOf(t)+"-bob"
+	for _, user := range []string{alice, bob} {
+		in.allow(t, user, namespace, edits(), uses("credentialclasses"))
+	}
+	class := in.class(t, v1alpha1.ClassRule{Permissions: []v1alpha1.Permission{"*"}, External: true}).Name
+	credential := token(namespace, "ci", v1alpha1.CredentialSpec{
+		CredentialClassName: class, External: &v1alpha1.External{SHA256: []string{strings.Repeat("a", 64)}},
+	})
+	if err := in.as(t, alice).Create(t.Context(), credential); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		user, want string
+		declared   []string
+	}{
+		{bob, bob, []string{"b", "a"}}, {alice, alice, []string{"b"}}, {bob, alice, []string{"b"}},
+	} {
+		credential.Spec.External.SHA256, credential.Spec.Description = nil, step.user
+		for _, digit := range step.declared {
+			credential.Spec.External.SHA256 = append(credential.Spec.External.SHA256, strings.Repeat(digit, 64))
+		}
+		if err := in.as(t, step.user).Update(t.Context(), credential); err != nil {
+			t.Fatal(err)
+		}
+		if by := credential.Annotations[v1alpha1.AnnotationRequestedBy]; by != step.want {
+			t.Errorf("after %s has declared %v, the request is %q's", step.user, step.declared, by)
+		}
+	}
+}
+
 func TestAdmissionChangesNothingElse(t *testing.T) {
 	in := cluster(t)
 	manifest := unstructuredToken(in.namespace(t, nil), "ci", map[string]any{

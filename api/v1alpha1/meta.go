@@ -76,7 +76,8 @@ const (
 	AnnotationUsageRequestedAt = "mintmark.dev/usage-requested-at"
 	// AnnotationReason is the reason given with a request.
 	AnnotationReason = "mintmark.dev/reason"
-	// AnnotationRequestedBy is who made the latest request. Admission writes it.
+	// AnnotationRequestedBy is who made the latest request, or declared the values that
+	// stand there. Admission writes it.
 	AnnotationRequestedBy = "mintmark.dev/requested-by"
 	// AnnotationRevokedBy is who wrote spec.revoked. Admission writes it.
 	AnnotationRevokedBy = "mintmark.dev/revoked-by"
@@ -152,7 +153,6 @@ const (
 	ReasonDigestConflict   = "DigestConflict"
 	ReasonDeclared         = "Declared"
 	ReasonClassNotFound    = "ClassNotFound"
-	ReasonNoDefaultClass   = "NoDefaultClass"
 	ReasonNotAllowed       = "NotAllowed"
 	ReasonInvalidSpec      = "InvalidSpec"
 	ReasonKeysUnavailable  = "KeysUnavailable"

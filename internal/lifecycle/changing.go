@@ -38,7 +38,7 @@ func (p *plan) change() {
 	if text == "" {
 		return
 	}
-	p.transition(TransitionChanged, &v1alpha1.CredentialVersion{Version: p.status.CurrentVersion, Reason: text, Actor: p.changedBy()})
+	p.transition(TransitionChanged, &v1alpha1.CredentialVersion{Version: p.status.CurrentVersion, Reason: text}, p.changedBy())
 }
 
 // changedBy is who changed it, where admission wrote that down of the change that stands.

@@ -71,6 +71,7 @@ func (p *plan) revokeVersions(r *v1alpha1.Revoked) {
 		// revoked one do not.
 		if v.State != v1alpha1.VersionRevoked && slices.Contains(r.Versions, v.Version) {
 			p.end(v, v1alpha1.VersionRevoked, "revoked: "+r.Reason)
+			p.noteEnder(v, p.Annotations[v1alpha1.AnnotationRevokedBy])
 			p.event(true, v1alpha1.ReasonRevoked, "Revoked version %d: %s", v.Version, r.Reason)
 		}
 	}
@@ -88,6 +89,7 @@ func (p *plan) revokeAll(reason, actor string) {
 	for i := range p.status.Versions {
 		if v := &p.status.Versions[i]; v.State.Live() {
 			p.end(v, v1alpha1.VersionRevoked, "revoked: "+reason)
+			p.noteEnder(v, actor)
 		}
 	}
 	// What was asked for before is void: only what is asked for after a revocation
@@ -142,6 +144,9 @@ func (p *plan) retire() {
 		if v.State == v1alpha1.VersionSuperseded && p.outlived(v) && p.Secret.Previous != v.Version && p.Secret.Current != v.Version {
 			p.overlapEnded(v)
 			p.end(v, v1alpha1.VersionRetired, "retired")
+			if p.discarding() {
+				p.noteEnder(v, p.Annotations[v1alpha1.AnnotationRequestedBy])
+			}
 		}
 	}
 }
@@ -253,4 +258,12 @@ func (p *plan) end(v *v1alpha1.CredentialVersion, state v1alpha1.VersionState, w
 		why = v.Reason + "; " + why
 	}
 	v.Reason = clip(why, maxReason)
+}
+
+// noteEnder notes who had a version ended, which is seldom who asked for it.
+func (p *plan) noteEnder(v *v1alpha1.CredentialVersion, actor string) {
+	if p.endedBy == nil {
+		p.endedBy = map[int64]string{}
+	}
+	p.endedBy[v.Version] = actor
 }

@@ -65,6 +65,9 @@ type plan struct {
 	remove  bool
 	// promoted: a version became the active one just now.
 	promoted bool
+	// endedBy is who had versions ended, by their numbers. One that is not there ended by
+	// itself.
+	endedBy map[int64]string
 	// adoption is how far the workloads are, where that was looked at.
 	adoption *adoption
 

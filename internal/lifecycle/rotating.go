@@ -102,6 +102,7 @@ func (p *plan) declare() {
 	for i := range p.status.Versions {
 		if v := &p.status.Versions[i]; v.State.Live() && !declared[v.Version] {
 			p.end(v, v1alpha1.VersionRetired, "no longer declared")
+			p.noteEnder(v, p.Annotations[v1alpha1.AnnotationRequestedBy])
 		}
 	}
 }
@@ -189,7 +190,11 @@ func (p *plan) rotate() {
 	case p.ended():
 		return
 	default:
-		if why := p.dueReason(); why != "" {
+		switch why := p.dueReason(); why {
+		case "":
+		case becauseCreated:
+			p.order(why, p.Annotations[v1alpha1.AnnotationRequestedBy])
+		default:
 			p.order(why, "")
 		}
 	}
@@ -248,12 +253,15 @@ func (p *plan) lastState() v1alpha1.VersionState {
 	return ""
 }
 
+// becauseCreated is why there is a first version: whoever made the credential asked for it.
+const becauseCreated = "Created"
+
 // dueReason is why a version is due though nobody asked; empty where none is.
 func (p *plan) dueReason() string {
 	active := p.active()
 	switch {
 	case active == nil && p.latest() == 0:
-		return "Created"
+		return becauseCreated
 	case active == nil:
 		return "Replaced, for no version was left"
 	case !p.Secret.Exists:

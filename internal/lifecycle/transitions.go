@@ -43,25 +43,29 @@ func (p *plan) chronicle() {
 		before, known := was[v.Version]
 		delete(was, v.Version)
 		if !known {
-			p.transition(v1alpha1.ReasonMinted, v)
+			p.transition(v1alpha1.ReasonMinted, v, v.Actor)
 		}
 		if before.State == v.State {
 			continue
 		}
 		switch v.State {
 		case v1alpha1.VersionActive:
-			p.transition(activation(known, before, rotated), v)
+			what, actor := activation(known, before, rotated), v.Actor
+			if what == v1alpha1.ReasonRolledBack { // a request of its own
+				actor = p.Annotations[v1alpha1.AnnotationRequestedBy]
+			}
+			p.transition(what, v, actor)
 		case v1alpha1.VersionRevoked:
-			p.transition(v1alpha1.ReasonRevoked, v)
+			p.transition(v1alpha1.ReasonRevoked, v, p.endedBy[v.Version])
 		case v1alpha1.VersionExpired:
-			p.transition(v1alpha1.ReasonExpired, v)
+			p.transition(v1alpha1.ReasonExpired, v, "")
 		case v1alpha1.VersionRetired:
-			p.transition(TransitionRetired, v)
+			p.transition(TransitionRetired, v, p.endedBy[v.Version])
 		}
 	}
 	for _, v := range p.Observed.Status.Versions {
 		if _, gone := was[v.Version]; gone && v.State.Live() {
-			p.transition(TransitionForgotten, &v)
+			p.transition(TransitionForgotten, &v, "")
 		}
 	}
 	p.change()
@@ -83,10 +87,11 @@ func activation(known bool, before v1alpha1.CredentialVersion, rotated bool) str
 // it tells of its beginning and of its end.
 const maxTransitionReason = 1024
 
-func (p *plan) transition(what string, v *v1alpha1.CredentialVersion) {
+// transition notes what became of a version, and who wanted that; nobody where it came by itself.
+func (p *plan) transition(what string, v *v1alpha1.CredentialVersion, actor string) {
 	p.status.Transitions = append(p.status.Transitions, v1alpha1.Transition{
 		ID: transitionID(p.UID, what, v.Version, p.Observed.Status.Epoch, len(p.status.Transitions), p.now), Type: what, Version: v.Version, At: *stamp(p.now),
-		Reason: clip(v.Reason, maxTransitionReason), Actor: v.Actor,
+		Reason: clip(v.Reason, maxTransitionReason), Actor: clip(actor, maxActor),
 	})
 }
 

@@ -67,6 +67,60 @@ func TestARevocationIsATransitionOfEachVersion(t *testing.T) {
 	}
 }
 
+// Who asked for a version is seldom who ended it, and nobody is told to have done what
+// came by itself.
+func TestATransitionNamesWhoWantedIt(t *testing.T) {
+	for what, tc := range map[string]struct {
+		commands []string
+		want     []string
+	}{
+		"a rotation that was asked for, an overlap that ends, and a rotation that was due": {
+			[]string{"by ann", "run", "rotate leaked", "by bob", "wait 100d"},
+			[]string{"Minted 1 ann", "Delivered 1 ann", "Minted 2 alice", "Rotated 2 alice", "Retired 1 ", "Minted 3 ", "Rotated 3 ", "Retired 2 "},
+		},
+		"the end of a version that nothing replaces": {
+			[]string{"by ann", "spec rotation {every: Never}", "by bob", "wait 181d"}, []string{"Minted 1 ann", "Delivered 1 ann", "Expired 1 "},
+		},
+		"a revocation of the whole": {
+			[]string{"by ann", "run", "by bob", "revoke leaked"}, []string{"Minted 1 ann", "Delivered 1 ann", "Revoked 1 bob"},
+		},
+		"a revocation of one version": {
+			[]string{"by ann", "run", "by bob", "revoke 1 leaked"}, []string{"Minted 1 ann", "Delivered 1 ann", "Revoked 1 bob", "Minted 2 ", "Rotated 2 "},
+		},
+		"a rollback, and a discard": {
+			[]string{"by ann", "run", "rotate for CI", "by bob", "rollback", "by carol", "wait 1s", "discard"},
+			[]string{"Minted 1 ann", "Delivered 1 ann", "Minted 2 alice", "Rotated 2 alice", "RolledBack 1 bob", "Retired 2 carol"},
+		},
+		"the values of a holder that change places, and back, and one that is taken out": {
+			[]string{"by ann", "declare a b", "declare b a", "by bob", "declare a b", "by carol", "declare a"},
+			[]string{"Minted 1 ann", "Delivered 1 ann", "Minted 2 ann", "Rotated 2 ann", "RolledBack 1 bob", "Retired 2 carol"},
+		},
+		"a name that the schema has no room for": {
+			[]string{"run", "by " + strings.Repeat("x", 600), "revoke leaked"},
+			[]string{"Minted 1 ", "Delivered 1 ", "Revoked 1 " + strings.Repeat("x", maxActor)},
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}})
+			for _, c := range tc.commands {
+				words := strings.Fields(c)
+				if words[0] == "by" {
+					w.o.Annotations[v1alpha1.AnnotationRequestedBy], w.o.Annotations[v1alpha1.AnnotationRevokedBy] = words[1], words[1]
+					continue
+				}
+				w.command(words)
+			}
+			var got []string
+			for _, tr := range w.o.Status.Transitions {
+				got = append(got, fmt.Sprintf("%s %d %s", tr.Type, tr.Version, tr.Actor))
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("the transitions differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestTransitionsThatNobodyStoresMakeRoomAndSaySo(t *testing.T) {
 	w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}})
 	for i := range MaxTransitions {

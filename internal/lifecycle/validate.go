@@ -114,7 +114,7 @@ func validateTimes(at *field.Path, spec *v1alpha1.CredentialSpec, class *v1alpha
 			overlap = class.Defaults.Rotation.Overlap
 		}
 		if r.MaxOverlap.Or(0) < overlap.Or(fallbackOverlap) {
-			errs = append(errs, field.Invalid(at.Child("maxOverlap"), r.MaxOverlap, fmt.Sprintf("is shorter than the overlap of %s", overlap)))
+			errs = append(errs, field.Invalid(at.Child("maxOverlap"), r.MaxOverlap, fmt.Sprintf("is shorter than the overlap of %s: give more, or a shorter overlap", overlap)))
 		}
 	}
 	_, calendar := parseCalendar(r)
