@@ -271,8 +271,8 @@ type SecretTemplate struct {
 
 	// data adds keys. Values are Go templates over .token (the value),
 	// .previous (the previous value while it is accepted, else empty),
-	// .version, .name and .namespace, with the functions b64enc, urlquery,
-	// printf and quote.
+	// .version, .previousVersion (0 where there is none), .name and .namespace,
+	// with the functions b64enc, urlquery, printf and quote.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self.all(k, k.matches('^[-._a-zA-Z0-9]{1,253}$'))",message="a key of a Secret consists of letters, digits, -, _ and ."

@@ -25,8 +25,11 @@ type node struct {
 // readDefaults gives what the API server fills in, by the plural name of the resource.
 func readDefaults(dir string) (map[string][]fieldDefault, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	if err != nil || len(paths) == 0 {
-		return nil, fmt.Errorf("%s has no CRDs (%w)", dir, err)
+	if err != nil {
+		return nil, err
+	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("%s has no CRDs", dir)
 	}
 	all := map[string][]fieldDefault{}
 	for _, path := range paths {

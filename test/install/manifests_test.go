@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"testing"
@@ -64,6 +66,23 @@ func rendered(t testing.TB, b *tool, flags ...string) manifests {
 func built(t testing.TB, dir string) manifests {
 	t.Helper()
 	return parse(t, kustomize.run(t, "build", dir))
+}
+
+var inConfig = regexp.MustCompile(`\bconfig/[a-z/]+`)
+
+// overlay is a folder with this kustomization, in which folders of the repository go by
+// their path there, such as config/default.
+func overlay(t testing.TB, kustomization string) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "kustomization.yaml"), inConfig.ReplaceAllStringFunc(kustomization, func(path string) string {
+		relative, err := filepath.Rel(dir, filepath.Join(root(t), path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return relative
+	}))
+	return dir
 }
 
 // named returns the object of that kind and name, wherever it is.

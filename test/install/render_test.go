@@ -19,43 +19,29 @@ func TestChartAndKustomizeInstallTheSame(t *testing.T) {
 	}
 }
 
-func TestRestartComponentIsTheChartsOption(t *testing.T) {
-	overlay := t.TempDir()
-	dir := root(t)
-	rel := func(path string) string {
-		r, err := filepath.Rel(overlay, filepath.Join(dir, path))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	write(t, filepath.Join(overlay, "kustomization.yaml"),
-		"resources: ["+rel("config/default")+"]\ncomponents: ["+rel("config/components/restart")+"]\n")
-	fromKustomize := built(t, overlay)
-	delete(fromKustomize, "Namespace "+namespace)
-	fromChart := rendered(t, helm, "--set", "restart.enabled=true")
-	if diff := cmp.Diff(fromKustomize.normalized(), fromChart.normalized()); diff != "" {
-		t.Errorf("config/components/restart (-) and restart.enabled (+) differ:\n%s", diff)
-	}
-	if fromChart["ClusterRole mintmark-controller-restart"] == nil {
-		t.Error("restart.enabled renders no ClusterRole mintmark-controller-restart")
+func TestComponentsAreTheChartsOptions(t *testing.T) {
+	for component, option := range map[string]struct{ values, adds string }{
+		"restart":    {"restart.enabled=true", "ClusterRole mintmark-controller-restart"},
+		"management": {"management.enabled=true,management.namespaces={default}", "ClusterRole mintmark-server-management"},
+	} {
+		t.Run(component, func(t *testing.T) {
+			fromKustomize := built(t, overlay(t, "resources: [config/default]\ncomponents: [config/components/"+component+"]\n"))
+			delete(fromKustomize, "Namespace "+namespace)
+			fromChart := rendered(t, helm, "--set", option.values)
+			if diff := cmp.Diff(fromKustomize.normalized(), fromChart.normalized()); diff != "" {
+				t.Errorf("config/components/%s (-) and %s (+) differ:\n%s", component, option.values, diff)
+			}
+			if fromChart[option.adds] == nil {
+				t.Errorf("%s renders no %s", option.values, option.adds)
+			}
+		})
 	}
 }
 
 func TestAnotherNamespaceIsFollowedEverywhere(t *testing.T) {
-	overlay := t.TempDir()
-	dir := root(t)
-	rel := func(path string) string {
-		r, err := filepath.Rel(overlay, filepath.Join(dir, path))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	write(t, filepath.Join(overlay, "kustomization.yaml"),
-		"namespace: credentials\nresources: ["+rel("config/default")+"]\ntransformers: ["+rel("config/namespace")+"]\n")
+	moved := overlay(t, "namespace: credentials\nresources: [config/default]\ntransformers: [config/namespace]\n")
 	for name, output := range map[string][]byte{
-		"kustomize": kustomize.run(t, "build", overlay),
+		"kustomize": kustomize.run(t, "build", moved),
 		"the chart": helm.run(t, "template", "other", chart, "--namespace", "credentials"),
 	} {
 		for i, line := range strings.Split(string(output), "\n") {
@@ -63,6 +49,17 @@ func TestAnotherNamespaceIsFollowedEverywhere(t *testing.T) {
 				t.Errorf("installed in credentials by %s, line %d still says %q", name, i+1, line)
 			}
 		}
+	}
+}
+
+// A dashboard that Grafana's sidecar does not find shows nothing.
+func TestTheDashboardIsAsInTheFile(t *testing.T) {
+	dashboard := rendered(t, helm, "--set", "metrics.dashboard.enabled=true").named(t, "ConfigMap", "mintmark-dashboard")
+	if dashboard.GetLabels()["grafana_dashboard"] != "1" {
+		t.Errorf("Grafana's sidecar does not find it: %v", dashboard.GetLabels())
+	}
+	if diff := cmp.Diff(read(t, filepath.Join(root(t), chart, "files", "dashboard.json")), at(t, dashboard, "data", "mintmark.json")); diff != "" {
+		t.Errorf("the file (-) and the ConfigMap (+) differ:\n%s", diff)
 	}
 }
 
@@ -324,6 +321,12 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"a spool kept without a database":         {"audit.spool.persistence.enabled=true", "there is nothing to keep without a database"},
 		"a spool kept beside SQLite":              {"server.replicas=1,database.sqlite.enabled=true,audit.spool.persistence.enabled=true", "is for PostgreSQL"},
 		"a volume the spool does not fit":         {"database.existingSecret=db,audit.spool.persistence.enabled=true,audit.spool.persistence.size=1Gi", "size 1Gi has no room for audit.spool.maxBytes 1073741824"},
+		"a log on no volume":                      {"database.existingSecret=db,audit.log=/var/log/audit.jsonl", "audit.log: /var/log/audit.jsonl is on no volume"},
+		"a log on the volume there is not":        {"audit.log=/var/lib/mintmark/audit.jsonl", "where there is a database"},
+		"one port for two":                        {"server.service.port=8445", "are both 8445: choose another"},
+		"a database in no Secret of that name":    {"database.existingSecret=My_Secret", "/database/existingSecret"},
+		"management where nothing is watched":     {"management.enabled=true,management.namespaces={payments},watchNamespaces={billing}", "payments is not among watchNamespaces"},
+		"management everywhere, of a few watched": {"management.enabled=true,management.namespaces={*},watchNamespaces={billing}", "* is not among watchNamespaces"},
 		"a size that is none":                     {"audit.spool.persistence.size=2GB", "/audit/spool/persistence/size"},
 		"an algorithm that does not exist":        {"defaultClass.spec.jwtAlgorithm=none", "/defaultClass/spec/jwtAlgorithm"},
 		"headers for no receiver":                 {"audit.otlp.existingSecret=otlp", "set audit.otlp.endpoint"},

@@ -8,36 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"sigs.k8s.io/yaml"
 )
-
-// alert is a rule of the chart's alerts.
-type alert struct {
-	Alert, Expr string
-	Annotations struct {
-		RunbookURL string `json:"runbook_url"`
-	}
-}
-
-func alerts(t testing.TB) map[string]alert {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root(t), "charts/mintmark/files/alerts.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct{ Groups []struct{ Rules []alert } }
-	if err := yaml.Unmarshal(text, &file); err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]alert{}
-	for _, group := range file.Groups {
-		for _, rule := range group.Rules {
-			all[rule.Alert] = rule
-		}
-	}
-	return all
-}
 
 var (
 	metricName   = regexp.MustCompile(`\bmintmark_[a-z_]+`)
@@ -104,32 +75,6 @@ func TestThePageOfMetricsHasThemAllAndMarksThoseWithAnAlert(t *testing.T) {
 	}
 }
 
-const published = "https://github.com/mintmark-dev/mintmark/blob/main/"
-
-// Whoever is woken by an alert is told where to read on, and reads of that alert there.
-func TestEveryAlertHasItsRunbook(t *testing.T) {
-	all := map[string]page{}
-	for _, p := range pages(t) {
-		all[p.path] = p
-	}
-	for name, rule := range alerts(t) {
-		path, ok := strings.CutPrefix(rule.Annotations.RunbookURL, published)
-		if !ok {
-			t.Errorf("%s has the runbook %q, not one of %s", name, rule.Annotations.RunbookURL, published)
-			continue
-		}
-		path, anchor, _ := strings.Cut(path, "#")
-		p, ok := all[path]
-		if !ok || !slices.Contains(p.anchors(), anchor) {
-			t.Errorf("%s names the runbook %s#%s, which is not there", name, path, anchor)
-			continue
-		}
-		if !strings.Contains(p.section(anchor), name) {
-			t.Errorf("the runbook of %s, %s#%s, does not speak of it", name, path, anchor)
-		}
-	}
-}
-
 var (
 	condition = regexp.MustCompile(`^([A-Z][A-Za-z]+)=(?:True|False|Unknown)$`)
 	camel     = regexp.MustCompile(`^[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]+)+$`)
@@ -161,7 +106,25 @@ func TestEveryConditionAndReasonOnAPageExists(t *testing.T) {
 	}
 }
 
-// Whoever removes everything, or backs it up, types what the page lists.
+// A package that the map leaves out is one that nobody is told of.
+func TestThePageOfArchitectureNamesEveryPackage(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "docs/architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, err := os.ReadDir(filepath.Join(root(t), "internal"))
+	if err != nil || len(packages) == 0 {
+		t.Fatalf("%d packages (%v)", len(packages), err)
+	}
+	for _, p := range packages {
+		if !strings.Contains(string(text), "`internal/"+p.Name()+"`") {
+			t.Errorf("docs/architecture.md does not name internal/%s", p.Name())
+		}
+	}
+}
+
+// Whoever removes everything, or backs it up, types what the page lists; whoever chooses the
+// chart reads what it brings.
 func TestThePageOfInstallationNamesEveryKind(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs/install.md"))
 	if err != nil {
@@ -170,6 +133,17 @@ func TestThePageOfInstallationNamesEveryKind(t *testing.T) {
 	crds, err := filepath.Glob(filepath.Join(root(t), "config/crd/bases/*.yaml"))
 	if err != nil || len(crds) == 0 {
 		t.Fatalf("%d CRDs (%v)", len(crds), err)
+	}
+	chart, err := os.ReadFile(filepath.Join(root(t), "charts/mintmark/Chart.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := os.ReadFile(filepath.Join(root(t), "PROJECT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if listed := strings.Count(string(project), "\n  kind: "); listed != len(crds) {
+		t.Errorf("PROJECT lists %d kinds, and there are %d", listed, len(crds))
 	}
 	for _, line := range []string{"kubectl delete crd", "`kubectl get servicetokens"} {
 		_, after, found := strings.Cut(string(text), line)
@@ -181,6 +155,9 @@ func TestThePageOfInstallationNamesEveryKind(t *testing.T) {
 			plural := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(crd), "mintmark.dev_"), ".yaml")
 			if !strings.Contains(line+command, plural) {
 				t.Errorf("docs/install.md: %q leaves %s out", line, plural)
+			}
+			if !strings.Contains(string(chart), "name: "+plural+".mintmark.dev\n") {
+				t.Errorf("charts/mintmark/Chart.yaml does not list %s", plural)
 			}
 		}
 	}

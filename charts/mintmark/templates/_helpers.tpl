@@ -161,6 +161,15 @@ topologySpreadConstraints:
 {{- mul (regexFind "^[0-9]+" .) (index $powers (regexFind "[A-Za-z]*$" .)) -}}
 {{- end }}
 
+{{/* Fails where the public Service would have one port twice. */}}
+{{- define "mintmark.checkPorts" -}}
+{{- with .Values.server -}}
+{{- if and .grpc.enabled (eq (int .service.port) (int .service.grpcPort)) -}}
+{{- fail (printf "server.service.port and server.service.grpcPort are both %d: choose another for one of them, or set server.grpc.enabled=false." (int .service.port)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Fails where what is said of the database and the audit log cannot work together. */}}
 {{- define "mintmark.checkDatabase" -}}
 {{- $spool := .Values.audit.spool -}}
@@ -172,6 +181,11 @@ topologySpreadConstraints:
 {{- end -}}
 {{- if and (ne .Values.audit.overflow "continue") (not (or .Values.database.existingSecret .Values.database.sqlite.enabled)) -}}
 {{- fail "audit.overflow: deny is for a database: set database.existingSecret or database.sqlite.enabled." -}}
+{{- end -}}
+{{- with .Values.audit.log -}}
+{{- if and (ne . "stdout") (not (and (or $.Values.database.existingSecret $.Values.database.sqlite.enabled) (hasPrefix "/var/lib/mintmark/" .))) -}}
+{{- fail (printf "audit.log: %s is on no volume of the server, whose root is read-only: set stdout, or, where there is a database, a file in /var/lib/mintmark." .) -}}
+{{- end -}}
 {{- end -}}
 {{- with .Values.audit.otlp -}}
 {{- if and (not .endpoint) (or .existingSecret .caKey) -}}
