@@ -151,6 +151,7 @@ func TestTheRunbooksWorkAsTheyAreWritten(t *testing.T) {
 			t.Errorf("the value was not accepted before and refused after:\n%s", out)
 		}
 	})
+	t.Run("credentials are not as they should be", func(t *testing.T) { d.with(t).lookAtCredentials() })
 	t.Run("signing keys", func(t *testing.T) { d.with(t).loseSigningKeys() })
 	t.Run("the controller is down", func(t *testing.T) { d.with(t).stopController() })
 	t.Run("the database is down", func(t *testing.T) { d.with(t).stopDatabase() })
@@ -172,6 +173,28 @@ func spooled(is string) string {
 
 // request is one that leaves an event.
 const request = "mintmark verify --key-file admin.key"
+
+// lookAtCredentials types what the page says of one that has been rotated.
+func (d *drill) lookAtCredentials() {
+	d.must(`mintmark create servicetoken looked-at -n payments --permissions deploy:write > looked-at.txt
+		mintmark rotate servicetoken looked-at -n payments --reason "drill"`)
+	set := "NS=payments NAME=looked-at SUSPECT=jane"
+	// Jane may not write status, which is what can-i says.
+	out := d.asWritten(append([]string{set}, pageAt(d.t, "docs/runbooks/credentials.md").shell()...), "kubectl auth can-i")
+	for what, want := range map[string]string{
+		"the credential is explained":    "servicetoken:payments:looked-at, version 2",
+		"those that are not well":        "walkthrough\tRevoked",
+		"it is rolled back":              "version 1",
+		"it is rotated":                  "rotated (version 3",
+		"the policies of the cluster":    "AccessPolicy office-hours compiles",
+		"the policy that guards status":  "mintmark-status",
+		"nobody else may write a status": "no",
+	} {
+		if !strings.Contains(out, want) {
+			d.t.Errorf("%s: there is no %q in what was written:\n%s", what, want, out)
+		}
+	}
+}
 
 // stopDatabase kills it, and looks for what the page promises.
 func (d *drill) stopDatabase() {
