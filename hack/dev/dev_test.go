@@ -57,6 +57,16 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+func TestHelpIsNoFailure(t *testing.T) {
+	var told strings.Builder
+	if code := run([]string{"-help"}, io.Discard, &told); code != 0 || !strings.Contains(told.String(), "MINTMARK_PORT") {
+		t.Errorf("exit code %d:\n%s", code, &told)
+	}
+	if code := run([]string{"-servers=10"}, io.Discard, io.Discard); code != 2 {
+		t.Errorf("a number of servers that there cannot be: exit code %d", code)
+	}
+}
+
 func TestPortsAreAllDifferentAndOneInUseIsNamed(t *testing.T) {
 	p, err := choosePorts(settings{servers: 3})
 	if err != nil {

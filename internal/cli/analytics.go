@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -133,7 +134,7 @@ func (a *app) analyticsCommand() *cobra.Command {
 
 			# What nobody has used for 90 days, for a script
 			mintmark analytics --idle-days 90 -o json | jq -r '.idle[].subject'`,
-		Args:              cobra.MaximumNArgs(2),
+		Args:              atMost(2),
 		ValidArgsFunction: a.completeRefs,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args) },
 	}
@@ -152,9 +153,10 @@ func (a *app) analyticsCommand() *cobra.Command {
 }
 
 func (o *analyticsOptions) run(ctx context.Context, args []string) error {
+	if err := plainFormat(o.output); err != nil {
+		return err
+	}
 	switch {
-	case o.output != "" && o.output != "json" && o.output != "yaml":
-		return usageError("unknown output format %q: json or yaml", o.output)
 	case o.days < 1 || o.days > maxDays:
 		return usageError("--days %d: from 1 to %d", o.days, maxDays)
 	case o.top < 1 || o.top > 100:
@@ -162,11 +164,11 @@ func (o *analyticsOptions) run(ctx context.Context, args []string) error {
 	case o.idle < 1 || o.idle > maxDays:
 		return usageError("--idle-days %d: from 1 to %d", o.idle, maxDays)
 	}
-	r, err := o.reader(ctx, &o.server, &o.key)
+	uid, err := o.credential(ctx, args)
 	if err != nil {
 		return err
 	}
-	uid, err := o.credential(ctx, args)
+	r, err := o.reader(ctx, &o.server, &o.key)
 	if err != nil {
 		return err
 	}
@@ -182,38 +184,36 @@ func (o *analyticsOptions) run(ctx context.Context, args []string) error {
 
 // credential is the UID of the one that is asked about; empty where it is all of them.
 func (o *analyticsOptions) credential(ctx context.Context, args []string) (string, error) {
-	if o.id == "" && o.identifier == "" && len(args) == 0 {
+	ways := slices.DeleteFunc([]bool{len(args) > 0, o.id != "", o.identifier != ""}, func(used bool) bool { return !used })
+	switch {
+	case len(ways) == 0:
 		return "", nil
-	}
-	s := selection{}
-	if o.id != "" {
-		if o.identifier != "" || len(args) > 0 {
-			return "", usageError("name the credential in one way: KIND NAME, --id or --identifier")
-		}
-		if err := checkUID(o.id); err != nil {
-			return "", err
-		}
-		return o.id, nil // it may be gone from the cluster
-	}
-	if o.identifier != "" {
-		s.identifiers = []string{o.identifier}
-	}
-	if err := s.check(args); err != nil {
-		return "", err
+	case len(ways) > 1:
+		return "", usageError("name the credential in one way: KIND NAME, --id or --identifier")
+	case o.id != "":
+		return o.id, checkUID(o.id) // it may be gone from the cluster
 	}
 	c, err := o.cluster()
 	if err != nil {
 		return "", err
 	}
-	s.allNamespaces = !c.namespaceSet && o.identifier != ""
-	found, err := s.resolve(ctx, c, args)
+	if o.identifier != "" {
+		s := selection{scope: scope{allNamespaces: !c.namespaceSet}, identifiers: []string{o.identifier}}
+		found, err := s.resolve(ctx, c, nil)
+		if err != nil {
+			return "", err
+		}
+		return string(found[0].GetUID()), nil // it fits exactly one
+	}
+	r, err := oneRef(args, c.namespace)
 	if err != nil {
 		return "", err
 	}
-	if len(found) != 1 {
-		return "", usageError("name one credential: servicetoken NAME, or apikey NAME")
+	credential, err := c.get(ctx, r)
+	if err != nil {
+		return "", err
 	}
-	return string(found[0].GetUID()), nil
+	return string(credential.GetUID()), nil
 }
 
 // canvas is what charts are drawn on.

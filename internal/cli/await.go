@@ -35,7 +35,7 @@ type goal struct {
 // Reasons of Ready that stay until somebody changes something: waiting on would
 // only hide them.
 var needPerson = []string{
-	v1alpha1.ReasonSecretConflict, v1alpha1.ReasonDigestConflict, v1alpha1.ReasonClassNotFound, v1alpha1.ReasonNoDefaultClass,
+	v1alpha1.ReasonSecretConflict, v1alpha1.ReasonDigestConflict, v1alpha1.ReasonClassNotFound,
 	v1alpha1.ReasonNotAllowed, v1alpha1.ReasonInvalidSpec, v1alpha1.ReasonExpired, v1alpha1.ReasonRevoked,
 }
 
@@ -93,12 +93,12 @@ func (c *cluster) await(ctx context.Context, r ref, g goal, timeout time.Duratio
 		}
 		return false, nil
 	}
-	err := c.follow(ctx, r, check)
+	err := c.follow(ctx, r, progress, check)
 	switch {
 	case err == nil:
 		return last, nil
 	case errors.Is(context.Cause(ctx), errTimeout):
-		return last, fmt.Errorf("%s did not come %s within %s%s", r, g.what, timeout, c.whyNot(last))
+		return last, fmt.Errorf("%s did not come %s within %s%s", r, g.what, timeout, c.whyNot(r, last))
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return last, fmt.Errorf("stopped waiting for %s %s; what was asked for goes on, see 'kubectl get %s': %w",
 			r, g.what, r.kubectlArgs(), context.Canceled)
@@ -109,9 +109,9 @@ func (c *cluster) await(ctx context.Context, r ref, g goal, timeout time.Duratio
 var errTimeout = errors.New("timeout")
 
 // whyNot tells what is known about a wait that came to nothing.
-func (c *cluster) whyNot(o v1alpha1.Credential) string {
+func (c *cluster) whyNot(r ref, o v1alpha1.Credential) string {
 	if o == nil {
-		return ""
+		return fmt.Sprintf(": it could not be read; what was asked for goes on, see 'kubectl get %s'", r.kubectlArgs())
 	}
 	if cond := readyCondition(o); cond != nil && cond.ObservedGeneration == o.GetGeneration() {
 		return fmt.Sprintf(" (%s: %s)", cond.Reason, cond.Message)
@@ -120,20 +120,35 @@ func (c *cluster) whyNot(o v1alpha1.Credential) string {
 }
 
 // follow hands over every state of one object until check says it is done. It
-// watches; where a watch ends, it reads the object again.
-func (c *cluster) follow(ctx context.Context, r ref, check func(v1alpha1.Credential) (bool, error)) error {
+// watches; where a watch ends, it reads the object again. An API server that is away
+// for a moment does not end it: what was asked for goes on, and so does the waiting.
+func (c *cluster) follow(ctx context.Context, r ref, progress io.Writer, check func(v1alpha1.Credential) (bool, error)) error {
+	told := ""
 	for {
 		o, err := c.get(ctx, r)
-		if err != nil {
-			return err
+		switch {
+		case err != nil && ctx.Err() == nil && mayPass(err):
+			if told != err.Error() {
+				told = err.Error()
+				fmt.Fprintf(progress, "%s; trying again\n", told)
+			}
+			err = pause(ctx)
+		case err == nil:
+			if done, err := check(o); done || err != nil {
+				return err
+			}
+			err = c.followOnce(ctx, r, o.GetResourceVersion(), check)
 		}
-		if done, err := check(o); done || err != nil {
-			return err
-		}
-		if err := c.followOnce(ctx, r, o.GetResourceVersion(), check); !errors.Is(err, errWatchEnded) {
+		if !errors.Is(err, errWatchEnded) {
 			return err
 		}
 	}
+}
+
+// mayPass: what a busy or restarting API server answers for a moment.
+func mayPass(err error) bool {
+	return apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
+		apierrors.IsServiceUnavailable(err) || !isStatus(err) && !errors.Is(err, context.Canceled)
 }
 
 var errWatchEnded = errors.New("the watch ended")
@@ -145,8 +160,8 @@ func (c *cluster) followOnce(ctx context.Context, r ref, from string, check func
 		Raw:           &metav1.ListOptions{ResourceVersion: from},
 	})
 	switch {
-	case apierrors.IsForbidden(err), apierrors.IsGone(err), apierrors.IsResourceExpired(err):
-		// Reading alone will do as well.
+	case apierrors.IsForbidden(err), apierrors.IsGone(err), apierrors.IsResourceExpired(err), err != nil && mayPass(err):
+		// Reading alone will do as well, and tells what is the matter.
 		return pause(ctx)
 	case err != nil:
 		return explain(err, "watching", r.String())

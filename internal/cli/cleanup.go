@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/cli-runtime/pkg/printers"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -21,9 +20,8 @@ import (
 
 type cleanupOptions struct {
 	*app
-	waitFlags
-	selector       string
-	allNamespaces  bool
+	scope
+	timeout        time.Duration
 	deactivateOnly bool
 	delete         bool
 	managed        bool
@@ -60,8 +58,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.selector, "selector", "l", "", "Look at what has these labels alone, such as team=payments.")
-	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Look in every namespace.")
+	o.scope.add(f)
 	f.BoolVar(&o.deactivateOnly, "deactivate-only", false, "Delete nothing: see to it that no Secret carries an expired value.")
 	f.BoolVar(&o.delete, "delete", false, "Delete also where the class says Deactivate.")
 	f.StringVar(&o.after, "after", "", "How long after expiry to delete, such as 90d. Default: the class's spec.expired.after; sooner needs --delete.")
@@ -84,8 +81,8 @@ type disposal struct {
 }
 
 func (o *cleanupOptions) run(ctx context.Context) error {
-	if _, err := labels.Parse(o.selector); err != nil {
-		return usageError("--selector %q is no label selector: %w", o.selector, err)
+	if err := o.check(); err != nil {
+		return err
 	}
 	if o.deactivateOnly && (o.delete || o.after != "" || o.managed) {
 		return usageError("--deactivate-only deletes nothing: leave --delete, --after and --managed out")
@@ -99,10 +96,7 @@ func (o *cleanupOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q := query{kinds: kinds, namespace: c.namespace, selector: o.selector}
-	if o.allNamespaces {
-		q.namespace = ""
-	}
+	q := o.query(c)
 	all, err := c.credentials(ctx, q)
 	if err != nil {
 		return err
@@ -245,7 +239,7 @@ func (o *cleanupOptions) carryOut(ctx context.Context, c *cluster, found []dispo
 		if !o.interactive() {
 			return usageError("there is no terminal to ask at: look at what would be deleted with --dry-run, then go on with --yes")
 		}
-		if err := o.confirm(fmt.Sprintf("Delete these %d credentials?", len(doomed))); err != nil {
+		if err := o.confirm(ctx, fmt.Sprintf("Delete these %d credentials?", len(doomed))); err != nil {
 			return err
 		}
 	}
@@ -253,7 +247,7 @@ func (o *cleanupOptions) carryOut(ctx context.Context, c *cluster, found []dispo
 	deleted := 0
 	for i, d := range doomed {
 		if ctx.Err() != nil {
-			return fmt.Errorf("stopped after %d of %d; run it again to go on: %w", deleted, len(doomed), context.Canceled)
+			return errors.Join(append(failed, fmt.Errorf("stopped after %d of %d; run it again to go on: %w", deleted, len(doomed), context.Canceled))...)
 		}
 		if err := c.deleteExpired(ctx, d.credential); err != nil {
 			failed = append(failed, err)
@@ -318,6 +312,9 @@ func (o *cleanupOptions) deactivated(ctx context.Context, c *cluster, kept []dis
 		}
 		select {
 		case <-ctx.Done():
+			if !errors.Is(context.Cause(ctx), errTimeout) {
+				return fmt.Errorf("stopped waiting for the controller to take away the Secrets of %s: %w", strings.Join(left, ", "), context.Canceled)
+			}
 			return fmt.Errorf("Secrets with expired values are left of %s: is the controller running? See 'mintmark doctor'", strings.Join(left, ", "))
 		case <-time.After(time.Second):
 		}

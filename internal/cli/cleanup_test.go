@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,6 +88,25 @@ func TestCleanupAgreesWithTheController(t *testing.T) {
 	})
 	if deleted == 0 || kept == 0 {
 		t.Errorf("%d deleted and %d kept: the cases say nothing", deleted, kept)
+	}
+}
+
+func TestAnInterruptedCleanupSaysSo(t *testing.T) {
+	app, _, _ := apiServer(t, http.NotFound)
+	c, err := app.cluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	kept := &v1alpha1.ServiceToken{ObjectMeta: metav1.ObjectMeta{Namespace: "payments", Name: "ci"}}
+	err = (&cleanupOptions{app: app, timeout: time.Minute}).deactivated(ctx, c, []disposal{{credential: kept}})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "ServiceToken payments/ci") {
+		t.Errorf("error: %v", err)
+	}
+	err = (&cleanupOptions{app: app, timeout: 0}).deactivated(t.Context(), c, []disposal{{credential: kept}})
+	if err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "is the controller running?") {
+		t.Errorf("error: %v", err)
 	}
 }
 

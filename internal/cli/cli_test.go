@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -303,6 +304,40 @@ func TestReasonsHaveALimit(t *testing.T) {
 	}
 }
 
+func TestNothingThatPeopleWriteCommandsTheTerminal(t *testing.T) {
+	o := &v1alpha1.ServiceToken{}
+	o.Name, o.Namespace = "ci", "payments"
+	o.Spec.Description, o.Spec.Owner = "red \x1b[31m \u009b31m turned \u202e hidden \u200b", "amy\rbob"
+	var out, errOut strings.Builder
+	if err := describe(&out, o, at("2026-11-22T07:00:00Z")); err != nil {
+		t.Fatal(err)
+	}
+	a := newApp(Config{Streams: genericiooptions.IOStreams{Out: io.Discard, ErrOut: &errOut}})
+	if err := printSelected([]v1alpha1.Credential{o}, a.ErrOut); err != nil {
+		t.Fatal(err)
+	}
+	a.note("%s", o.Spec.Description)
+	for _, text := range []string{out.String(), errOut.String()} {
+		if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) || !strings.Contains(text, `turned \u202e`) {
+			t.Errorf("it writes %q", text)
+		}
+	}
+}
+
+// Wrong usage is told by exit code 2, and repeats no key that stands where a name should.
+func TestTooManyArgumentsAreWrongUsage(t *testing.T) {
+	key := "sk_" + strings.Repeat("0123", 16)
+	for _, args := range [][]string{
+		{"list", "stok", key}, {"create", "stok", "a", key}, {"logs", "stok", "a", key}, {"analytics", "stok", "a", key}, {"doctor", key},
+	} {
+		var stderr strings.Builder
+		code := Run(t.Context(), Config{Streams: genericiooptions.IOStreams{In: strings.NewReader(""), Out: io.Discard, ErrOut: &stderr}}, args)
+		if code != exitUsage || !strings.Contains(stderr.String(), `"sk_0123…"`) || strings.Contains(stderr.String(), key) {
+			t.Errorf("%s: exit %d, %s", args[0], code, &stderr)
+		}
+	}
+}
+
 func TestWhatPeopleWrite(t *testing.T) {
 	if got, want := words([]string{"a:b, c", "d\te\n", ","}), []string{"a:b", "c", "d", "e"}; !cmp.Equal(got, want) {
 		t.Errorf("words: %v", got)
@@ -398,6 +433,36 @@ func TestLeverStartsAgainOnConflict(t *testing.T) {
 	patches, stored.UID = nil, "another"
 	if _, _, err := rotateLever.pull(t.Context(), c, read, ""); err == nil || !strings.Contains(err.Error(), "was deleted and made again") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// A credential that was created is waited for, and its value printed, also where the API
+// server is restarted in between.
+func TestWaitingOutlastsAnAPIServerThatIsAwayForAMoment(t *testing.T) {
+	stored := &v1alpha1.ServiceToken{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "mintmark.dev/v1alpha1", Kind: "ServiceToken"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "c", UID: "u", Generation: 1},
+	}
+	stored.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Ready", ObservedGeneration: 1}}
+	answers := []int{500, 503, 200}
+	app, _, stderr := apiServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		code := answers[0]
+		if answers = answers[1:]; code != 200 {
+			writeObject(w, code, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Message: "starting", Code: int32(code)})
+			return
+		}
+		writeObject(w, code, stored)
+	})
+	c, err := app.cluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := c.awaitReady(t.Context(), stored, time.Minute, app)
+	if err != nil || ready.GetUID() != "u" {
+		t.Fatalf("%v, %v", ready, err)
+	}
+	if !strings.Contains(stderr.String(), "reading ServiceToken n/c: ") || !strings.Contains(stderr.String(), "trying again") {
+		t.Errorf("it does not tell what is the matter:\n%s", stderr)
 	}
 }
 

@@ -133,7 +133,7 @@ func kubeconfigError(err error) error {
 }
 
 // discovery gives a client for the versions and groups of the API server.
-func (c *cluster) discovery() (discovery.DiscoveryInterface, error) {
+func (c *cluster) discovery() (*discovery.DiscoveryClient, error) {
 	return discovery.NewDiscoveryClientForConfigAndClient(c.config, c.http)
 }
 
@@ -232,6 +232,9 @@ func toUnstructured(o runtime.Object) (*unstructured.Unstructured, error) {
 	}
 	u := &unstructured.Unstructured{Object: content}
 	u.SetGroupVersionKind(gvks[0])
+	if u.GetUID() == "" { // not stored: a status of zeros is none
+		unstructured.RemoveNestedField(content, "status")
+	}
 	for _, empty := range [][]string{{"metadata", "creationTimestamp"}, {"status"}} {
 		if v, found, _ := unstructured.NestedFieldNoCopy(content, empty...); found && isEmpty(v) {
 			unstructured.RemoveNestedField(content, empty...)

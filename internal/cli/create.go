@@ -161,6 +161,9 @@ func (f *specFlags) complete(spec *v1alpha1.CredentialSpec) error {
 		if err != nil {
 			return err
 		}
+		if !at.After(time.Now()) {
+			return usageError("--expires-at %q has passed: nothing would be accepted", f.expiresAt)
+		}
 		spec.ExpiresAt = &metav1.Time{Time: at}
 	}
 	if f.secretName != "" {
@@ -261,7 +264,7 @@ func (a *app) createCommand() *cobra.Command {
 			# Only the Secret is wanted, for a workload to mount
 			mintmark create servicetoken backup --permissions backup:write --secret-name backup-token --no-print`,
 		ValidArgsFunction: a.completeKinds,
-		Args:              cobra.MaximumNArgs(2),
+		Args:              atMost(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, name, err := o.target(args)
 			if err != nil {
@@ -307,16 +310,10 @@ func (o *createOptions) target(args []string) (*kind, string, error) {
 }
 
 func (o *createOptions) run(ctx context.Context, k *kind, name string) error {
-	printObject := *o.print.OutputFormat != "" || *o.print.TemplatePrinterFlags.TemplateArgument != ""
-	switch o.dryRun {
-	case "none", "client", "server":
-	default:
-		return usageError("--dry-run %q: none, client or server", o.dryRun)
-	}
-	if note := map[string]string{"client": "%s (dry run)", "server": "%s (server dry run)"}[o.dryRun]; note != "" {
-		if err := o.print.Complete(note); err != nil {
-			return err
-		}
+	asObject := *o.print.OutputFormat != "" || *o.print.TemplatePrinterFlags.TemplateArgument != ""
+	printer, err := printerFor(o.print, o.dryRun)
+	if err != nil {
+		return err
 	}
 	c, err := o.cluster()
 	if err != nil {
@@ -327,7 +324,7 @@ func (o *createOptions) run(ctx context.Context, k *kind, name string) error {
 		return err
 	}
 	if o.dryRun == "client" {
-		return o.printObject(object)
+		return printObject(printer, object, o.Out)
 	}
 	r := refOf(object)
 	var options []client.CreateOption
@@ -338,12 +335,12 @@ func (o *createOptions) run(ctx context.Context, k *kind, name string) error {
 		return err
 	}
 	if o.dryRun == "server" {
-		return o.printObject(object)
+		return printObject(printer, object, o.Out)
 	}
 	o.note("%s created", r)
 	if !o.wait {
-		if printObject {
-			return o.printObject(object)
+		if asObject {
+			return printObject(printer, object, o.Out)
 		}
 		return nil
 	}
@@ -351,25 +348,13 @@ func (o *createOptions) run(ctx context.Context, k *kind, name string) error {
 	if err != nil {
 		return err
 	}
-	if printObject {
-		return o.printObject(ready)
+	if asObject {
+		return printObject(printer, ready, o.Out)
 	}
 	if o.noPrint || ready.CredentialSpec().External != nil {
 		return nil
 	}
 	return o.printValue(ctx, c, ready)
-}
-
-func (o *createOptions) printObject(object v1alpha1.Credential) error {
-	printer, err := o.print.ToPrinter()
-	if err != nil {
-		return usageError("%w", err)
-	}
-	u, err := toUnstructured(object)
-	if err != nil {
-		return err
-	}
-	return printer.PrintObj(u, o.Out)
 }
 
 // create creates a credential, under the field owner.

@@ -127,10 +127,8 @@ var checks = []struct {
 }
 
 func (o *doctorOptions) run(ctx context.Context) error {
-	switch o.output {
-	case "", "json", "yaml":
-	default:
-		return usageError("unknown output format %q: json or yaml", o.output)
+	if err := plainFormat(o.output); err != nil {
+		return err
 	}
 	c, err := o.cluster()
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 	heartbeatLease       = "mintmark-heartbeat"
 	statusPolicy         = "mintmark-status"
 	leasesPolicy         = "mintmark-leases"
+	managementPolicy     = "mintmark-management"
 )
 
 const (
@@ -44,13 +45,13 @@ const (
 
 const reinstall = "apply the installation's manifests, or the chart, again"
 
-func (e *examination) apiServer(context.Context) bool {
+func (e *examination) apiServer(ctx context.Context) bool {
 	d, err := e.discovery()
 	if err != nil {
 		e.fail(err.Error(), "check the kubeconfig")
 		return false
 	}
-	info, err := d.ServerVersion()
+	info, err := d.ServerVersionWithContext(ctx)
 	if err != nil {
 		e.fail(explain(err, "reaching", e.config.Host).Error(), "check the kubeconfig, and that the cluster is up: kubectl cluster-info")
 		return false
@@ -79,7 +80,9 @@ func (e *examination) clocks(context.Context) bool {
 // resources looks at the CRDs: there, established, and those this command knows.
 func (e *examination) resources(ctx context.Context) bool {
 	all := true
+	var names []string
 	for _, r := range crdTypes {
+		names = append(names, r.plural)
 		name := r.plural + "." + v1alpha1.GroupVersion.Group
 		crd := new(apiextensionsv1.CustomResourceDefinition)
 		err := e.Get(ctx, client.ObjectKey{Name: name}, crd)
@@ -94,7 +97,7 @@ func (e *examination) resources(ctx context.Context) bool {
 		all = e.judgeCRD(crd, r) && all
 	}
 	if all {
-		e.ok("servicetokens, apikeys, credentialclasses and revocations are served, and match this command")
+		e.ok("%s are served, and match this command", strings.Join(names, ", "))
 	}
 	return all || e.served(ctx, "servicetokens") && e.served(ctx, "apikeys")
 }
@@ -295,6 +298,7 @@ func (e *examination) policies(ctx context.Context) bool {
 	for _, p := range []struct{ name, without string }{
 		{statusPolicy, "whoever may write status can mislead its readers"},
 		{leasesPolicy, "a server taken over could pose as the controller"},
+		{managementPolicy, "a server taken over could change what management over REST does not"},
 	} {
 		policy := new(admissionregistrationv1.ValidatingAdmissionPolicy)
 		if err := e.Get(ctx, client.ObjectKey{Name: p.name}, policy); err != nil {
@@ -313,7 +317,7 @@ func (e *examination) policies(ctx context.Context) bool {
 		all = e.bound(ctx, p.name, p.without) && all
 	}
 	if all {
-		e.ok("%s and %s are in force", statusPolicy, leasesPolicy)
+		e.ok("%s, %s and %s are in force", statusPolicy, leasesPolicy, managementPolicy)
 	}
 	return true
 }

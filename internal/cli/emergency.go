@@ -1,11 +1,10 @@
 package cli
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -112,9 +112,8 @@ func (o *emergencyOptions) object() (*v1alpha1.Revocation, error) {
 	}
 	r := &v1alpha1.Revocation{Spec: v1alpha1.RevocationSpec{Reason: o.reason, All: o.all, Replace: "Never"}}
 	r.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Revocation"))
-	if r.Name = o.name; o.name == "" {
-		r.GenerateName = "emergency-"
-	}
+	// Named here, so that what a dry run prints can be applied.
+	r.Name = cmp.Or(o.name, "emergency-"+utilrand.String(5))
 	if o.replace {
 		r.Spec.Replace = "Immediately"
 	}
@@ -140,12 +139,9 @@ func (o *emergencyOptions) object() (*v1alpha1.Revocation, error) {
 }
 
 func (o *emergencyOptions) run(ctx context.Context) error {
-	if note, known := map[string]string{"none": "", "client": "%s (dry run)", "server": "%s (server dry run)"}[o.dryRun]; !known {
-		return usageError("--dry-run %q: none, client or server", o.dryRun)
-	} else if note != "" {
-		if err := o.print.Complete(note); err != nil {
-			return err
-		}
+	printer, err := printerFor(o.print, o.dryRun)
+	if err != nil {
+		return err
 	}
 	object, err := o.object()
 	if err != nil {
@@ -166,11 +162,14 @@ func (o *emergencyOptions) run(ctx context.Context) error {
 		return err
 	}
 	if o.dryRun == "none" && !o.yes {
-		if err := o.confirmTyped(hit); err != nil {
+		if err := o.confirmTyped(ctx, hit); err != nil {
 			return err
 		}
 	}
-	if err := o.create(ctx, c, object); err != nil || o.dryRun != "none" {
+	if err := o.create(ctx, c, object); err != nil {
+		return err
+	}
+	if err := printObject(printer, object, o.Out); err != nil || o.dryRun != "none" {
 		return err
 	}
 	if o.wait {
@@ -279,58 +278,44 @@ func someNames(credentials []v1alpha1.Credential) string {
 }
 
 // confirmTyped has the number of what will be hit typed: a habit types yes.
-func (o *emergencyOptions) confirmTyped(h *hit) error {
+func (o *emergencyOptions) confirmTyped(ctx context.Context, h *hit) error {
 	phrase := "revoke"
 	if h != nil {
 		phrase = fmt.Sprintf("revoke %d", len(h.credentials))
 	}
-	fmt.Fprintf(o.ErrOut, "This cannot be undone. Type %q to go on: ", phrase)
-	answer, err := bufio.NewReader(io.LimitReader(o.In, 64)).ReadString('\n')
-	if strings.Join(strings.Fields(answer), " ") == phrase {
-		return nil
+	answer, err := o.ask(ctx, fmt.Sprintf("This cannot be undone. Type %q to go on: ", phrase))
+	if err != nil || answer == phrase {
+		return err
 	}
-	if err != nil {
-		o.note("")
-	}
-	return &exitError{code: 1, err: errors.New("not confirmed, nothing was revoked")}
+	return errors.New("not confirmed, nothing was revoked")
 }
 
 func (o *emergencyOptions) create(ctx context.Context, c *cluster, object *v1alpha1.Revocation) error {
-	if o.dryRun != "client" {
-		options := []client.CreateOption{fieldOwner}
-		if o.dryRun == "server" {
-			options = append(options, client.DryRunAll)
-		}
-		if err := c.Create(ctx, object, options...); err != nil {
-			return explainRevocation(err)
-		}
+	options := []client.CreateOption{fieldOwner}
+	switch o.dryRun {
+	case "client":
+		return nil
+	case "server":
+		options = append(options, client.DryRunAll)
+	}
+	if err := c.Create(ctx, object, options...); err != nil {
+		return explainRevocation(object.Name, err)
 	}
 	if o.dryRun == "none" {
 		o.note("Revocation %s: every server refuses what it selects as soon as it sees it, within about a second", object.Name)
 	}
-	printer, err := o.print.ToPrinter()
-	if err != nil {
-		return usageError("%w", err)
-	}
-	u, err := toUnstructured(object)
-	if err != nil {
-		return err
-	}
-	if object.Name == "" { // of a dry run
-		u.SetName(object.GenerateName + "XXXXX")
-	}
-	return printer.PrintObj(u, o.Out)
+	return nil
 }
 
-func explainRevocation(err error) error {
+func explainRevocation(name string, err error) error {
 	switch {
 	case isRBAC(err):
-		return fmt.Errorf("creating a Revocation: your account may not: it needs the verb create on revocations.mintmark.dev, which no aggregated role has."+
-			" Who may change credentials can revoke them one by one with 'mintmark revoke' (%w)", err)
+		return fmt.Errorf("creating Revocation %s: your account may not: it needs the verb create on revocations.mintmark.dev, which no aggregated role has."+
+			" Who may change credentials can revoke them one by one with 'mintmark revoke' (%w)", name, err)
 	case apierrors.IsAlreadyExists(err):
-		return fmt.Errorf("creating a Revocation: there is one of that name, and it cannot be changed: choose another --name (%w)", err)
+		return fmt.Errorf("creating Revocation %s: there is one of that name, and it cannot be changed: choose another --name (%w)", name, err)
 	}
-	return explain(err, "creating", "a Revocation")
+	return explain(err, "creating", "Revocation "+name)
 }
 
 // settled waits until the status of everything selected accounts for it.
@@ -338,10 +323,12 @@ func (o *emergencyOptions) settled(ctx context.Context, c *cluster, object *v1al
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errTimeout)
 	defer cancel()
 	name, told := object.Name, int64(-1)
+	last := new(v1alpha1.Revocation)
 	for {
 		now := new(v1alpha1.Revocation)
 		err := c.Get(ctx, client.ObjectKey{Name: name}, now)
 		if err == nil {
+			last = now
 			condition := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionSettled)
 			switch {
 			case condition == nil:
@@ -362,16 +349,10 @@ func (o *emergencyOptions) settled(ctx context.Context, c *cluster, object *v1al
 		}
 		select {
 		case <-ctx.Done():
-			return o.unsettled(ctx, c, now, name)
+			return o.unsettled(ctx, c, last, name)
 		case <-time.After(settlePoll):
 		}
 	}
-}
-
-// mayPass: what a busy or restarting API server answers for a moment.
-func mayPass(err error) bool {
-	return apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err) ||
-		apierrors.IsServiceUnavailable(err) || !isStatus(err) && !errors.Is(err, context.Canceled)
 }
 
 // unsettled tells what is still open when the waiting ends.

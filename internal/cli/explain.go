@@ -96,6 +96,9 @@ func (a *account) step(ok bool, code, name, format string, args ...any) {
 }
 
 func (o *explainOptions) run(ctx context.Context, args []string) error {
+	if err := plainFormat(o.output); err != nil {
+		return err
+	}
 	in, err := o.input()
 	if err != nil {
 		return err

@@ -49,6 +49,10 @@ func (a *app) getCommand() *cobra.Command {
 }
 
 func (o *getOptions) run(ctx context.Context, args []string) error {
+	printer, err := printerFor(o.print, "none")
+	if err != nil {
+		return err
+	}
 	c, err := o.cluster()
 	if err != nil {
 		return err
@@ -70,15 +74,7 @@ func (o *getOptions) run(ctx context.Context, args []string) error {
 		now, _ := c.clock.now()
 		return describe(o.Out, credential, now)
 	}
-	printer, err := o.print.ToPrinter()
-	if err != nil {
-		return usageError("%w", err)
-	}
-	u, err := toUnstructured(credential)
-	if err != nil {
-		return err
-	}
-	return printer.PrintObj(u, o.Out)
+	return printObject(printer, credential, o.Out)
 }
 
 // page writes "Label:   value" lines in columns.

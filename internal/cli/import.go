@@ -11,15 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -119,42 +115,41 @@ func fieldNames() string {
 }
 
 // rules are those the flags describe.
-func (o *importOptions) rules() (r *importRules, columns map[string]string, delimiter rune, err error) {
+func (o *importOptions) rules() (r *importRules, err error) {
 	r = &importRules{class: o.class, adminClass: o.adminClass, now: time.Now()}
 	if r.kind, err = parseKind(o.kind); err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
 	for _, name := range []string{o.class, o.adminClass} {
 		if name != "" && len(validation.IsDNS1123Subdomain(name)) > 0 {
-			return nil, nil, 0, usageError("%s is no name of a class", publicPart(name))
+			return nil, usageError("%s is no name of a class", publicPart(name))
 		}
 	}
 	if o.ttl != "" {
 		if r.ttl, err = parseDuration("ttl", o.ttl, true); err != nil {
-			return nil, nil, 0, err
+			return nil, err
 		}
 	}
 	if r.zone, err = time.LoadLocation(o.zone); err != nil {
-		return nil, nil, 0, usageError("--time-zone %q: write a name such as Europe/Berlin", o.zone)
+		return nil, usageError("--time-zone %q: write a name such as Europe/Berlin", o.zone)
 	}
 	if r.labels, err = pairs("label", o.labels); err != nil {
-		return nil, nil, 0, err
+		return nil, err
 	}
-	if r.permissions, err = assignments("permission", o.renames); err != nil {
-		return nil, nil, 0, err
-	}
+	r.permissions, err = assignments("permission", o.renames)
+	return r, err
+}
+
+// layout is how the table is written: which fields are in which columns, and what stands
+// between those.
+func (o *importOptions) layout() (columns map[string]string, delimiter rune, err error) {
 	if columns, err = assignments("column", o.columns); err != nil {
-		return nil, nil, 0, err
+		return nil, 0, err
 	}
 	for field, column := range columns {
-		known := slices.ContainsFunc(importFields, func(f struct {
-			name    string
-			aliases []string
-		}) bool {
-			return f.name == field
-		})
+		known := slices.ContainsFunc(importFields, func(f importField) bool { return f.name == field })
 		if key, extra := strings.CutPrefix(field, "metadata."); !known && !(extra && key != "") || column == "" {
-			return nil, nil, 0, usageError("--column %s=%s: write FIELD=COLUMN, with one of the fields %s or metadata.KEY", field, column, fieldNames())
+			return nil, 0, usageError("--column %s=%s: write FIELD=COLUMN, with one of the fields %s or metadata.KEY", field, column, fieldNames())
 		}
 	}
 	delimiter, size := utf8.DecodeRuneInString(o.delimiter)
@@ -162,9 +157,9 @@ func (o *importOptions) rules() (r *importRules, columns map[string]string, deli
 	case o.delimiter == "tab":
 		delimiter = '\t'
 	case size != len(o.delimiter) || delimiter == utf8.RuneError || strings.ContainsRune("\"\r\n", delimiter):
-		return nil, nil, 0, usageError("--delimiter %q: one character, or tab", o.delimiter)
+		return nil, 0, usageError("--delimiter %q: one character, or tab", o.delimiter)
 	}
-	return r, columns, delimiter, nil
+	return columns, delimiter, nil
 }
 
 // assignments reads KEY=VALUE; a value may be empty.
@@ -187,7 +182,11 @@ func (o *importOptions) run(ctx context.Context, file string) error {
 	if o.apply && o.outputDir != "" {
 		return usageError("--apply puts them into the cluster, --output-dir into files: choose one")
 	}
-	rules, columns, delimiter, err := o.rules()
+	rules, err := o.rules()
+	if err != nil {
+		return err
+	}
+	columns, delimiter, err := o.layout()
 	if err != nil {
 		return err
 	}
@@ -200,7 +199,7 @@ func (o *importOptions) run(ctx context.Context, file string) error {
 	} else if rules.namespace, _, err = o.kube.ToRawKubeConfigLoader().Namespace(); err != nil {
 		return kubeconfigError(err)
 	}
-	table, err := o.table(file, delimiter, columns)
+	table, err := o.table(ctx, file, delimiter, columns)
 	if err != nil {
 		return fmt.Errorf("%s: %w", fileName(file), err)
 	}
@@ -213,6 +212,9 @@ func (o *importOptions) run(ctx context.Context, file string) error {
 		err = o.writeFiles(lines)
 	default:
 		err = o.writeAll(lines)
+	}
+	if err != nil {
+		notReached(lines)
 	}
 	o.tell(table, lines)
 	if o.report != "" {
@@ -232,6 +234,15 @@ func (o *importOptions) run(ctx context.Context, file string) error {
 	return nil
 }
 
+// notReached corrects what was planned for lines that an error kept from being written.
+func notReached(lines []*importLine) {
+	for _, l := range lines {
+		if l.outcome == outcomeImported && !l.done {
+			l.outcome, l.detail = outcomeFailed, "the command ended before it was written"
+		}
+	}
+}
+
 func fileName(file string) string {
 	if file == "-" {
 		return "standard input"
@@ -239,9 +250,9 @@ func fileName(file string) string {
 	return file
 }
 
-func (o *importOptions) table(file string, delimiter rune, columns map[string]string) (*importTable, error) {
+func (o *importOptions) table(ctx context.Context, file string, delimiter rune, columns map[string]string) (*importTable, error) {
 	if file == "-" {
-		return readTableCSV(o.In, delimiter, columns)
+		return interruptible(ctx, func() (*importTable, error) { return readTableCSV(o.In, delimiter, columns) })
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -249,6 +260,24 @@ func (o *importOptions) table(file string, delimiter rune, columns map[string]st
 	}
 	defer f.Close()
 	return readTableCSV(f, delimiter, columns)
+}
+
+// eachManifest hands over the manifests of what is imported, one after the other.
+func eachManifest(lines []*importLine, write func(l *importLine, text []byte) error) error {
+	for _, l := range lines {
+		if l.object == nil {
+			continue
+		}
+		text, err := manifest(l.object)
+		if err == nil {
+			err = write(l, text)
+		}
+		if err != nil {
+			return err
+		}
+		l.done = true
+	}
+	return nil
 }
 
 func manifest(o v1alpha1.Credential) ([]byte, error) {
@@ -261,19 +290,10 @@ func manifest(o v1alpha1.Credential) ([]byte, error) {
 
 // writeAll writes all manifests into one stream of documents.
 func (o *importOptions) writeAll(lines []*importLine) error {
-	for _, l := range lines {
-		if l.object == nil {
-			continue
-		}
-		text, err := manifest(l.object)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(o.Out, "---\n%s", text); err != nil {
-			return err
-		}
-	}
-	return nil
+	return eachManifest(lines, func(_ *importLine, text []byte) error {
+		_, err := fmt.Fprintf(o.Out, "---\n%s", text)
+		return err
+	})
 }
 
 // writeFiles writes a file for each. One that is there and says something else is left,
@@ -282,168 +302,18 @@ func (o *importOptions) writeFiles(lines []*importLine) error {
 	if err := os.MkdirAll(o.outputDir, 0o755); err != nil {
 		return fmt.Errorf("--output-dir: %w", err)
 	}
-	for _, l := range lines {
-		if l.object == nil {
-			continue
-		}
-		text, err := manifest(l.object)
-		if err != nil {
-			return err
-		}
+	return eachManifest(lines, func(l *importLine, text []byte) error {
 		name := filepath.Join(o.outputDir, kindOf(l.object).singular+"-"+l.object.GetName()+".yaml")
 		switch there, err := os.ReadFile(name); {
 		case err == nil && string(there) == string(text):
 			l.outcome = outcomeUnchanged
-			continue
+			return nil
 		case err == nil && !o.overwrite:
 			l.outcome, l.detail = outcomeTaken, name+" is there and says something else: see what differs, or say --overwrite"
-			continue
-		}
-		if err := os.WriteFile(name, text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// create creates them in the cluster, but for those that are there. What the API server
-// refuses is told, and the others go on.
-func (o *importOptions) create(ctx context.Context, c *cluster, lines []*importLine) error {
-	there, err := c.declared(ctx)
-	if err != nil {
-		return err
-	}
-	var done atomic.Int64
-	var group errgroup.Group
-	group.SetLimit(importWriters)
-	for _, l := range lines {
-		if l.object == nil {
-			continue
-		}
-		if other, declared := there[l.hash]; declared {
-			if l.outcome = outcomeUnchanged; other != refOf(l.object) {
-				l.notes = append(l.notes, "is "+other.String()+" already")
-			}
-			continue
-		}
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return fmt.Errorf("stopped after %d; run it again to go on: %w", done.Load(), context.Canceled)
-			}
-			o.createOne(ctx, c, l)
-			if n := done.Add(1); n%200 == 0 {
-				o.note("%d of %d lines done", n, len(lines))
-			}
-			return nil
-		})
-	}
-	return group.Wait()
-}
-
-// importWriters is how many credentials are created at once.
-const importWriters = 8
-
-func (o *importOptions) createOne(ctx context.Context, c *cluster, l *importLine) {
-	options := []client.CreateOption{fieldOwner}
-	if o.dryRun {
-		options = append(options, client.DryRunAll)
-	}
-	switch err := c.Create(ctx, l.object, options...); {
-	case apierrors.IsAlreadyExists(err):
-		l.outcome, l.detail = outcomeTaken, fmt.Sprintf("%s is there, and is another credential", refOf(l.object))
-	case err != nil:
-		l.outcome, l.detail = outcomeFailed, oneLine(explain(err, "creating", refOf(l.object).String()).Error())
-	}
-}
-
-// declared are the credentials of the cluster that are declared by a hash, by it.
-func (c *cluster) declared(ctx context.Context) (map[string]ref, error) {
-	q := query{kinds: kinds}
-	all, err := c.credentials(ctx, q)
-	if isRBAC(err) { // those of the namespace will do: the controller finds the others
-		q.namespace = c.namespace
-		all, err = c.credentials(ctx, q)
-	}
-	if err != nil {
-		return nil, err
-	}
-	there := map[string]ref{}
-	for _, o := range all {
-		if external := o.CredentialSpec().External; external != nil {
-			for _, hash := range external.SHA256 {
-				there[hash] = refOf(o)
-			}
-		}
-	}
-	return there, nil
-}
-
-// awaitAll waits until what was created is Ready, and tells what is not.
-func (o *importOptions) awaitAll(ctx context.Context, c *cluster, lines []*importLine) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errTimeout)
-	defer cancel()
-	told := -1
-	for {
-		open, stuck, err := c.notReady(ctx, lines)
-		if err != nil && ctx.Err() == nil {
-			return err
-		}
-		if err == nil && len(open)+len(stuck) == 0 {
-			o.note("every one of them is Ready: servers accept their values")
 			return nil
 		}
-		if err == nil && len(open) == 0 {
-			return &exitError{code: exitIncomplete, err: fmt.Errorf("not accepted, and they will not be by themselves: %s", strings.Join(stuck, "; "))}
-		}
-		if n := len(open); err == nil && n != told {
-			told = n
-			o.note("waiting for %d to be Ready", n)
-		}
-		select {
-		case <-ctx.Done():
-			if !errors.Is(context.Cause(ctx), errTimeout) {
-				return fmt.Errorf("stopped waiting; what was created stays: %w", context.Canceled)
-			}
-			left := append(open, stuck...)
-			if n := len(left); n > namesShown {
-				left = append(left[:namesShown:namesShown], fmt.Sprintf("and %d more", n-namesShown))
-			}
-			return fmt.Errorf("not Ready within %s: %s. Is the controller running? See 'mintmark doctor'", o.timeout, strings.Join(left, "; "))
-		case <-time.After(time.Second + time.Duration(len(open))*2*time.Millisecond): // each look lists them all
-		}
-	}
-}
-
-// notReady lists what was created and is not Ready yet, and what only a person can help.
-func (c *cluster) notReady(ctx context.Context, lines []*importLine) (open, stuck []string, err error) {
-	all, err := c.credentials(ctx, query{kinds: kinds, namespace: c.namespace})
-	if err != nil {
-		return nil, nil, err
-	}
-	now := map[ref]v1alpha1.Credential{}
-	for _, o := range all {
-		now[refOf(o)] = o
-	}
-	for _, l := range lines {
-		if l.outcome != outcomeImported {
-			continue
-		}
-		r := refOf(l.object)
-		o, there := now[r]
-		if !there {
-			stuck = append(stuck, r.String()+" was deleted")
-			continue
-		}
-		condition := readyCondition(o)
-		switch {
-		case isReady(o):
-		case condition != nil && condition.ObservedGeneration == o.GetGeneration() && needsPerson(o, condition):
-			stuck = append(stuck, fmt.Sprintf("%s: %s: %s", r, condition.Reason, oneLine(condition.Message)))
-		default:
-			open = append(open, r.String())
-		}
-	}
-	return open, stuck, nil
+		return os.WriteFile(name, text, 0o644)
+	})
 }
 
 // tell says on standard error what became of the lines.

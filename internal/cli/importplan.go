@@ -69,6 +69,7 @@ type importLine struct {
 	notes  []string
 	hash   string
 	object v1alpha1.Credential
+	done   bool // it is written, or was checked
 }
 
 // importRules say how lines become credentials.
@@ -105,6 +106,10 @@ func (r *importRules) line(row *importRow, first map[string]int) *importLine {
 	skip := func(o importOutcome, format string, args ...any) *importLine {
 		l.outcome, l.detail = o, fmt.Sprintf(format, args...)
 		return l
+	}
+	if field := row.valueIn(); field != "" {
+		l.id, l.source = "", ""
+		return skip(outcomeMetadata, "its %s has the form of a token: it would stand in the manifest for everybody to read, and has leaked into this file", field)
 	}
 	// NULL is not true: where there is such a column, the old system refuses it.
 	_, said := row.values["active"]
@@ -155,6 +160,22 @@ func (r *importRules) line(row *importRow, first map[string]int) *importLine {
 	l.outcome = outcomeImported
 	r.object(l, row, admin, permissions, metadata, expires)
 	return l
+}
+
+// valueIn is the field, other than the hash, that holds the value of a credential; empty
+// where none does.
+func (row *importRow) valueIn() string {
+	for _, f := range importFields {
+		if f.name != "hash" && isValue(row.values[f.name]) {
+			return f.name
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(row.extra)) {
+		if isValue(row.extra[key]) {
+			return "metadata." + key
+		}
+	}
+	return ""
 }
 
 // object makes the credential, but for its name.

@@ -14,12 +14,14 @@ import (
 	"unicode/utf8"
 )
 
-// What a service_tokens table has, as far as it is taken over, with the names that
-// columns usually have.
-var importFields = []struct {
+// importField is something a service_tokens table has and that is taken over, with the
+// names that columns for it usually have.
+type importField struct {
 	name    string
 	aliases []string
-}{
+}
+
+var importFields = []importField{
 	{"id", []string{"id", "token_id", "uuid"}},
 	{"name", []string{"name", "token_name", "service_name", "identifier"}},
 	{"hash", []string{"token_hash", "hash", "key_hash", "sha256", "token_sha256"}},
@@ -131,7 +133,7 @@ func placeColumns(header []string, columns map[string]string) (at, extra map[str
 	for field, name := range columns {
 		i := find(name)
 		if i < 0 {
-			return nil, nil, nil, usageError("--column %s=%s: there is no such column; there are %s", field, name, printable(strings.Join(header, ", ")))
+			return nil, nil, nil, usageError("--column %s=%s: there is no such column; there are %s", field, name, headerInWords(header))
 		}
 		if key, isExtra := strings.CutPrefix(field, "metadata."); isExtra {
 			extra[key] = i
@@ -156,7 +158,7 @@ func placeColumns(header []string, columns map[string]string) (at, extra map[str
 	for _, needed := range []string{"name", "hash"} {
 		if _, there := at[needed]; !there {
 			return nil, nil, nil, usageError("no column is known to be the %s: say which with --column %s=COLUMN; there are %s", needed, needed,
-				printable(strings.Join(header, ", ")))
+				headerInWords(header))
 		}
 	}
 	used := map[int]bool{}
@@ -171,6 +173,11 @@ func placeColumns(header []string, columns map[string]string) (at, extra map[str
 		}
 	}
 	return at, extra, ignored, nil
+}
+
+// headerInWords names the columns there are: what is no table may have a very long first line.
+func headerInWords(header []string) string {
+	return shorten(printable(strings.Join(header, ", ")), 400)
 }
 
 // boolean reads what databases write for one; empty is the fallback.

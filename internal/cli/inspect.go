@@ -58,6 +58,9 @@ type inspection struct {
 }
 
 func (o *inspectOptions) run(ctx context.Context) error {
+	if err := plainFormat(o.output); err != nil {
+		return err
+	}
 	value, err := o.key.read(ctx, o.app)
 	if err != nil {
 		return err

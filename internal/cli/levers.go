@@ -166,7 +166,7 @@ func (o *rotateOptions) run(ctx context.Context, args []string) error {
 		if err := printSelected(found, o.ErrOut); err != nil {
 			return err
 		}
-		if err := o.confirm(fmt.Sprintf("Rotate these %d credentials?", len(found))); err != nil {
+		if err := o.confirm(ctx, fmt.Sprintf("Rotate these %d credentials?", len(found))); err != nil {
 			return err
 		}
 	}

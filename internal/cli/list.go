@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
@@ -127,12 +126,11 @@ func rowKey(r row) string {
 
 type listOptions struct {
 	*app
-	print         *genericclioptions.PrintFlags
-	allNamespaces bool
-	selector      string
-	sortBy        string
-	noHeaders     bool
-	showLabels    bool
+	scope
+	print      *genericclioptions.PrintFlags
+	sortBy     string
+	noHeaders  bool
+	showLabels bool
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -155,7 +153,7 @@ func (a *app) listCommand() *cobra.Command {
 
 			# Everything that is not Ready
 			mintmark list -A -o jsonpath='{range .items[?(@.status.conditions[0].status!="True")]}{.metadata.name}{"\n"}{end}'`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMost(1),
 		ValidArgsFunction: a.completeKinds,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			selected := kinds
@@ -171,8 +169,7 @@ func (a *app) listCommand() *cobra.Command {
 	}
 	o.print.AddFlags(c)
 	c.Flag("output").Usage = "Output format. One of: (" + strings.Join(append(o.print.AllowedFormats(), "wide"), ", ") + ")."
-	c.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "List the credentials of every namespace.")
-	c.Flags().StringVarP(&o.selector, "selector", "l", "", "Label selector, such as team=payments,tier!=test.")
+	o.scope.add(c.Flags())
 	c.Flags().StringVar(&o.sortBy, "sort-by", "", "Sort by "+sortNames()+", or by a JSONPath such as {.spec.owner}.")
 	c.Flags().BoolVar(&o.noHeaders, "no-headers", false, "Leave the header line out.")
 	c.Flags().BoolVar(&o.showLabels, "show-labels", false, "Show the labels as the last column.")
@@ -182,24 +179,22 @@ func (a *app) listCommand() *cobra.Command {
 func (o *listOptions) run(ctx context.Context, selected []*kind) error {
 	wide := *o.print.OutputFormat == "wide"
 	asTable := *o.print.OutputFormat == "" && *o.print.TemplatePrinterFlags.TemplateArgument == "" || wide
-	if _, err := labels.Parse(o.selector); err != nil {
-		return usageError("--selector %q is no label selector: %w", o.selector, err)
+	if err := o.check(); err != nil {
+		return err
 	}
 	var printer printers.ResourcePrinter
 	if !asTable {
 		var err error
-		if printer, err = o.print.ToPrinter(); err != nil {
-			return usageError("%w", err)
+		if printer, err = printerFor(o.print, "none"); err != nil {
+			return err
 		}
 	}
 	c, err := o.cluster()
 	if err != nil {
 		return err
 	}
-	q := query{kinds: selected, namespace: c.namespace, selector: o.selector}
-	if o.allNamespaces {
-		q.namespace = ""
-	}
+	q := o.query(c)
+	q.kinds = selected
 	columns, rows, err := c.list(ctx, q)
 	if err != nil {
 		return err

@@ -1,20 +1,13 @@
 package cli
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +70,7 @@ func (a *app) logsCommand() *cobra.Command {
 			# One request, by the id the gateway logged
 			mintmark logs --request-id 7f3c2a -o wide`,
 		ValidArgsFunction: a.completeRefs,
-		Args:              cobra.MaximumNArgs(2),
+		Args:              atMost(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.limited = cmd.Flags().Changed("limit")
 			return o.run(cmd.Context(), args)
@@ -129,6 +122,11 @@ func (o *logsOptions) filter(args []string) (url.Values, error) {
 	}
 	if err := checkUID(o.uid); err != nil {
 		return nil, err
+	}
+	for flag, value := range map[string]string{"subject": o.subject, "reason": o.reason, "request-id": o.request} {
+		if isValue(value) { // it would stand in a URL, which proxies log
+			return nil, usageError("--%s %s is the value of a credential: say which one by its kind and name, or --id", flag, publicPart(value))
+		}
 	}
 	set("type", strings.Join(o.types, ","))
 	set("outcome", strings.Join(o.outcome, ","))
@@ -209,6 +207,8 @@ func (o *logsOptions) run(ctx context.Context, args []string) error {
 	switch {
 	case o.limit < 0:
 		return usageError("--limit %d: 0 is all of them", o.limit)
+	case !since.IsZero() && !until.IsZero() && !since.Before(until):
+		return usageError("--since %s is not before --until %s", since.Format(time.RFC3339), until.Format(time.RFC3339))
 	case o.follow && !until.IsZero():
 		return usageError("--follow goes on without an end: leave --until out")
 	case o.late < 0 || o.late > time.Hour:
@@ -229,342 +229,11 @@ func (o *logsOptions) run(ctx context.Context, args []string) error {
 	if err := tail.begin(ctx, since, limit); err != nil {
 		return err
 	}
-	if !o.follow {
-		return nil
+	if o.follow {
+		return tail.follow(ctx)
 	}
-	return tail.follow(ctx)
-}
-
-// logEvent is an event with the JSON it came in.
-type logEvent struct {
-	audit.Event
-	raw json.RawMessage
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (e *logEvent) UnmarshalJSON(data []byte) error {
-	e.raw = bytes.Clone(data)
-	return json.Unmarshal(data, &e.Event)
-}
-
-// eventPage is the answer of GET /api/v1/audit/events.
-type eventPage struct {
-	Items []logEvent `json:"items"`
-	Next  string     `json:"next"`
-}
-
-// events reads events, a page at a time, until there are no more or each says stop.
-func (r *reader) events(ctx context.Context, filter url.Values, oldestFirst bool, most int, each func(logEvent) error) error {
-	q := url.Values{}
-	for name, values := range filter {
-		q[name] = values
-	}
-	q.Set("order", "desc")
-	if oldestFirst {
-		q.Set("order", "asc")
-	}
-	for read := 0; ; {
-		size := eventsPage
-		if most > 0 {
-			size = min(size, most-read)
-		}
-		q.Set("limit", strconv.Itoa(size))
-		var page eventPage
-		if err := r.get(ctx, pathEvents, q, permissionRead, &page); err != nil {
-			return err
-		}
-		for _, e := range page.Items {
-			if err := each(e); err != nil {
-				return err
-			}
-		}
-		read += len(page.Items)
-		if page.Next == "" || most > 0 && read >= most {
-			return nil
-		}
-		q.Set("cursor", page.Next)
-	}
-}
-
-// tail shows events in the order of time, and goes on with those that come. Servers store
-// theirs a moment after they happened, and not all at the same pace: so each look begins a
-// little before the last, and what was shown is remembered.
-type tail struct {
-	reader *reader
-	filter url.Values
-	print  func(logEvent) error
-	note   func(format string, args ...any)
-	late   time.Duration
-	// idle is the shortest pause between two looks.
-	idle time.Duration
-
-	from time.Time // nothing before is of interest
-	last time.Time // the server's time at the last look
-	seen map[audit.ID]time.Time
-	// shown counts events.
-	shown int
-}
-
-// begin shows what there is: the latest, or all since a time.
-func (t *tail) begin(ctx context.Context, since time.Time, limit int) error {
-	t.seen, t.from = map[audit.ID]time.Time{}, since
-	if !since.IsZero() {
-		t.filter.Set("since", since.UTC().Format(time.RFC3339Nano))
-	}
-	if limit == 0 {
-		if err := t.reader.events(ctx, t.filter, true, 0, t.show); err != nil {
-			return err
-		}
-	} else {
-		var latest []logEvent
-		if err := t.reader.events(ctx, t.filter, false, limit, func(e logEvent) error {
-			if len(latest) == 0 {
-				t.last = t.now() // what comes while older pages are read comes after this
-			}
-			latest = append(latest, e)
-			return nil
-		}); err != nil {
-			return err
-		}
-		slices.Reverse(latest)
-		for _, e := range latest {
-			if err := t.show(e); err != nil {
-				return err
-			}
-		}
-		if len(latest) == limit { // there are others before them, which were not asked for
-			t.from = latest[0].At
-		}
-	}
-	if t.last.IsZero() {
-		t.last = t.now()
+	if tail.shown == 0 {
+		o.note("No such events.")
 	}
 	return nil
-}
-
-// now is the server's time.
-func (t *tail) now() time.Time {
-	now, _ := t.reader.server.clock.now()
-	return now
-}
-
-// show prints an event unless it was printed already. What no look will read again is not
-// remembered.
-func (t *tail) show(e logEvent) error {
-	if _, known := t.seen[e.ID]; known {
-		return nil
-	}
-	if t.shown++; e.At.After(t.now().Add(-t.late - forgetAfter)) {
-		t.seen[e.ID] = e.At
-	}
-	return t.print(e)
-}
-
-// forgetAfter is how much longer events are remembered than they may come again.
-const forgetAfter = time.Minute
-
-// Pauses between two looks.
-const (
-	longestIdle    = 5 * time.Second
-	longestBackOff = 30 * time.Second
-)
-
-// follow looks again and again until the context ends. What fails for a moment is told
-// and tried again, and costs no event.
-func (t *tail) follow(ctx context.Context) error {
-	wait, told := t.idle, ""
-	for {
-		select {
-		case <-ctx.Done():
-			return &exitError{code: exitInterrupted}
-		case <-time.After(wait):
-		}
-		before := t.shown
-		err := t.look(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return &exitError{code: exitInterrupted}
-		case err != nil && !passes(err):
-			return err
-		case err != nil:
-			if err.Error() != told {
-				told = err.Error()
-				t.note("%s; trying again", told)
-			}
-			wait = min(max(2*wait, t.idle), longestBackOff)
-			var refused *refusedError
-			if errors.As(err, &refused) {
-				wait = min(max(wait, refused.retryAfter), 10*longestBackOff)
-			}
-		case t.shown > before:
-			wait, told = t.idle, ""
-		default:
-			wait, told = min(wait+t.idle/2, max(longestIdle, t.idle)), ""
-		}
-	}
-}
-
-// look reads what has come since the last look, and what may have come late before it.
-func (t *tail) look(ctx context.Context) error {
-	since := t.last.Add(-t.late)
-	if since.Before(t.from) {
-		since = t.from
-	}
-	t.filter.Set("since", since.UTC().Format(time.RFC3339Nano))
-	var began time.Time // of the first page: the others are read later, and have more
-	if err := t.reader.events(ctx, t.filter, true, 0, func(e logEvent) error {
-		if began.IsZero() {
-			began = t.now()
-		}
-		return t.show(e)
-	}); err != nil {
-		return err
-	}
-	if t.last = began; began.IsZero() {
-		t.last = t.now()
-	}
-	for id, at := range t.seen {
-		if at.Before(t.last.Add(-t.late - forgetAfter)) {
-			delete(t.seen, id)
-		}
-	}
-	return nil
-}
-
-// eventPrinter writes events.
-type eventPrinter struct {
-	*app
-	output  string
-	colours bool
-	headed  bool
-}
-
-func (o *logsOptions) printer() (*eventPrinter, error) {
-	switch o.output {
-	case "table", "wide", "json":
-	default:
-		return nil, usageError("unknown output format %q: table, wide or json", o.output)
-	}
-	colours, err := o.colours(o.color)
-	return &eventPrinter{app: o.app, output: o.output, colours: colours}, err
-}
-
-// field of a line, as wide as it usually is: what is followed cannot be aligned to what
-// comes later.
-type eventField struct {
-	name  string
-	width int
-	wide  bool
-	text  func(*audit.Event) string
-}
-
-var eventFields = []eventField{
-	{"TIME", 24, false, func(e *audit.Event) string { return e.At.UTC().Format("2006-01-02T15:04:05.000Z07:00") }},
-	{"OUTCOME", 7, false, func(e *audit.Event) string { return string(e.Outcome) }},
-	{"TYPE", 16, false, func(e *audit.Event) string { return string(e.Type) }},
-	{"REASON", 14, false, func(e *audit.Event) string { return e.Reason }},
-	{"SUBJECT", 36, false, subjectInWords},
-	{"CLIENT", 15, false, clientInWords},
-	{"VERSION", 7, true, func(e *audit.Event) string {
-		if e.Version == 0 {
-			return ""
-		}
-		return strconv.FormatInt(e.Version, 10)
-	}},
-	{"SLOT", 8, true, func(e *audit.Event) string { return string(e.Slot) }},
-	{"PREFIX", 16, true, func(e *audit.Event) string { return e.Prefix }},
-	{"ACTOR", 20, true, func(e *audit.Event) string { return string(e.Actor) }},
-	{"TOOK", 8, true, func(e *audit.Event) string {
-		if e.Took == 0 {
-			return ""
-		}
-		return e.Took.String()
-	}},
-	{"SERVER", 18, true, func(e *audit.Event) string { return e.Server }},
-	{"REQUEST", 20, true, func(e *audit.Event) string { return string(e.RequestID) }},
-	{"AGENT", 20, true, func(e *audit.Event) string { return string(e.UserAgent) }},
-	{"ENDPOINT", 0, false, func(e *audit.Event) string { return strings.TrimSpace(e.Method + " " + string(e.Endpoint)) }},
-	{"DETAIL", 0, true, func(e *audit.Event) string { return keyValues(e.Detail) }},
-}
-
-func subjectInWords(e *audit.Event) string {
-	if e.Subject == "" && e.Name != "" {
-		return strings.TrimPrefix(e.Namespace+"/"+e.Name, "/")
-	}
-	return cmp.Or(e.Subject, string(e.Actor))
-}
-
-func clientInWords(e *audit.Event) string {
-	if !e.Client.IsValid() {
-		return ""
-	}
-	return e.Client.String()
-}
-
-var outcomeColours = map[audit.Outcome]string{
-	audit.Allowed: "\x1b[32m", audit.Denied: "\x1b[31m", audit.Failed: "\x1b[33m", audit.Done: "\x1b[36m",
-}
-
-const colourEnd = "\x1b[0m"
-
-// event writes one. Whatever is in it, it is one line that commands no terminal.
-func (p *eventPrinter) event(e logEvent) error {
-	if p.output == "json" {
-		var line bytes.Buffer
-		if err := json.Compact(&line, e.raw); err != nil {
-			return err
-		}
-		_, err := fmt.Fprintf(p.Out, "%s\n", safeJSON(line.Bytes()))
-		return err
-	}
-	if !p.headed {
-		p.headed = true
-		if err := p.line(func(f eventField) (string, string) { return f.name, "" }); err != nil {
-			return err
-		}
-	}
-	return p.line(func(f eventField) (text, colour string) {
-		if f.name == "OUTCOME" && p.colours {
-			colour = outcomeColours[e.Outcome]
-		}
-		return cmp.Or(oneLine(visible(f.text(&e.Event))), "-"), colour
-	})
-}
-
-func (p *eventPrinter) line(cell func(eventField) (text, colour string)) error {
-	var b strings.Builder
-	for _, f := range eventFields {
-		if f.wide && p.output != "wide" {
-			continue
-		}
-		text, colour := cell(f)
-		pad := strings.Repeat(" ", max(f.width-utf8.RuneCountInString(text), 0))
-		if colour != "" {
-			text = colour + text + colourEnd
-		}
-		b.WriteString(text + pad + "  ")
-	}
-	_, err := fmt.Fprintln(p.Out, strings.TrimRight(b.String(), " "))
-	return err
-}
-
-// safeJSON escapes within JSON what commands a terminal or hides in it: it stays the same
-// JSON.
-func safeJSON(data []byte) []byte {
-	if !slices.ContainsFunc(data, func(b byte) bool { return b < ' ' && b != '\n' || b > '~' }) {
-		return data
-	}
-	out := make([]byte, 0, len(data)+len(data)/8)
-	for _, r := range string(data) {
-		switch {
-		case unicode.IsPrint(r) || r == '\n':
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			r -= 0x10000
-			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out
 }

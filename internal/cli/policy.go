@@ -3,9 +3,9 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -48,7 +48,7 @@ func (a *app) policyCheckCommand() *cobra.Command {
 			mintmark policy check office-hours.yaml
 			cat policies/*.yaml | mintmark policy check -`,
 		Args: someFiles,
-		RunE: func(_ *cobra.Command, args []string) error { return a.checkPolicies(args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.checkPolicies(cmd.Context(), args) },
 	}
 }
 
@@ -79,7 +79,7 @@ answer is as expected, 1 otherwise.`,
 			mintmark policy test office-hours.test.yaml
 			mintmark policy test --verbose policies/*.test.yaml`,
 		Args: someFiles,
-		RunE: func(_ *cobra.Command, args []string) error { return a.testPolicies(args, verbose) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.testPolicies(cmd.Context(), args, verbose) },
 	}
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "Name every case, not only those that fail.")
 	return c
@@ -92,14 +92,14 @@ func someFiles(cmd *cobra.Command, args []string) error {
 	return usageError("name a file\nSee '%s --help'", cmd.CommandPath())
 }
 
-func (a *app) checkPolicies(files []string) error {
+func (a *app) checkPolicies(ctx context.Context, files []string) error {
 	out, broken := terminal{a.Out}, 0
 	for _, name := range files {
-		data, err := a.readFile(name)
+		data, err := a.readManifest(ctx, name)
 		if err != nil {
 			return err
 		}
-		manifests, err := readPolicies(name, data)
+		manifests, err := readPolicies(fileName(name), data)
 		if err != nil {
 			return err
 		}
@@ -127,10 +127,10 @@ func (a *app) checkPolicies(files []string) error {
 	return nil
 }
 
-func (a *app) testPolicies(files []string, verbose bool) error {
+func (a *app) testPolicies(ctx context.Context, files []string, verbose bool) error {
 	out, cases, failed := terminal{a.Out}, 0, 0
 	for _, name := range files {
-		data, err := a.readFile(name)
+		data, err := a.readManifest(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -138,23 +138,24 @@ func (a *app) testPolicies(files []string, verbose bool) error {
 			if !filepath.IsAbs(file) && name != "-" {
 				file = filepath.Join(filepath.Dir(name), file)
 			}
-			return a.readFile(file)
+			return a.readManifest(ctx, file)
 		}
-		table, set, err := readTable(name, data, beside)
+		title := fileName(name)
+		table, set, err := readTable(title, data, beside)
 		if err != nil {
 			return err
 		}
 		for i, c := range table.Cases {
 			result, err := table.run(set, c)
 			if err != nil {
-				return fmt.Errorf("%s: cases[%d] %s: %w", name, i, c.Name, err)
+				return fmt.Errorf("%s: cases[%d] %s: %w", title, i, c.Name, err)
 			}
 			cases++
 			if len(result.Diff) > 0 {
 				failed++
-				fmt.Fprintf(out, "FAIL %s: %s\n%s%s", name, c.Name, indented(result.Diff, "  "), indented(result.Why, "    "))
+				fmt.Fprintf(out, "FAIL %s: %s\n%s%s", title, c.Name, indented(result.Diff, "  "), indented(result.Why, "    "))
 			} else if verbose {
-				fmt.Fprintf(out, "ok   %s: %s\n", name, c.Name)
+				fmt.Fprintf(out, "ok   %s: %s\n", title, c.Name)
 			}
 		}
 	}
@@ -165,23 +166,14 @@ func (a *app) testPolicies(files []string, verbose bool) error {
 	return nil
 }
 
-// readFile reads a file; - is standard input.
-func (a *app) readFile(name string) ([]byte, error) {
-	if name == "-" {
-		data, err := readAllLimited(a.In, maxManifest)
-		if err != nil {
-			return nil, fmt.Errorf("reading standard input: %w", err)
-		}
-		return data, nil
+// readManifest reads a file of policies or cases; - is standard input.
+func (a *app) readManifest(ctx context.Context, name string) ([]byte, error) {
+	if name != "-" {
+		return readFile(name, maxManifest)
 	}
-	file, err := os.Open(name)
+	data, err := interruptible(ctx, func() ([]byte, error) { return readAllLimited(a.In, maxManifest) })
 	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := readAllLimited(file, maxManifest)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
+		return nil, fmt.Errorf("reading standard input: %w", err)
 	}
 	return data, nil
 }

@@ -8,11 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 )
 
 const (
@@ -68,7 +65,7 @@ func (r *reader) get(ctx context.Context, path string, query url.Values, permiss
 		switch {
 		case got.status == http.StatusOK:
 			if err := json.Unmarshal(got.body, into); err != nil {
-				return &exitError{code: exitUnanswered, err: fmt.Errorf("%s did not answer as Mintmark's server does at %s: %w", r.server.base, path, err)}
+				return unanswered("%s did not answer as Mintmark's server does at %s: %w", r.server.base, path, err)
 			}
 			return nil
 		case !busy || try == mostTries || got.retryAfter <= 0 || got.retryAfter > longestRetry:
@@ -90,11 +87,11 @@ func (r *reader) refusal(got answer, path, permission string) error {
 		if strings.Contains(string(got.body), `"detail"`) {
 			return fmt.Errorf("%s: %s", path, printable(got.reason()))
 		}
-		return &exitError{code: exitUnanswered, err: fmt.Errorf("%s has nothing at %s: is it Mintmark's server, and as new as this command?", r.server.base, path)}
+		return unanswered("%s has nothing at %s: is it Mintmark's server, and as new as this command?", r.server.base, path)
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		return usageError("%s", printable(got.reason()))
 	case http.StatusServiceUnavailable:
-		return &exitError{code: exitUnanswered, err: fmt.Errorf("not available: %s", printable(got.reason()))}
+		return unanswered("not available: %s", printable(got.reason()))
 	}
 	return refusal(got)
 }
@@ -119,17 +116,6 @@ func passes(err error) bool {
 	var usage *exitError
 	return errors.As(err, &usage) && usage.code == exitUnanswered
 }
-
-// asTerminal gives the file of a terminal, or nil.
-func asTerminal(stream any) *os.File {
-	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return f
-	}
-	return nil
-}
-
-// interactive tells whether there is somebody to ask.
-func (a *app) interactive() bool { return asTerminal(a.In) != nil }
 
 // colours tells whether to write colours: at a terminal that has them, unless it is said
 // otherwise (no-color.org).

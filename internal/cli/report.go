@@ -12,9 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/authz"
@@ -55,17 +52,16 @@ var states = []string{stateActive, statePending, stateExpired, stateRevoked, sta
 
 type reportOptions struct {
 	*app
-	server        serverFlags
-	key           keySource
-	output        string
-	allNamespaces bool
-	selector      string
-	expiring      string
-	unused        string
-	days          int
-	analytics     string
-	onlyFindings  bool
-	failOn        []string
+	scope
+	server       serverFlags
+	key          keySource
+	output       string
+	expiring     string
+	unused       string
+	days         int
+	analytics    string
+	onlyFindings bool
+	failOn       []string
 }
 
 func (a *app) reportCommand() *cobra.Command {
@@ -85,7 +81,7 @@ func (a *app) reportCommand() *cobra.Command {
 			# What is amiss in one team, by jq
 			mintmark report -A -l team=payments -o json --only-findings | jq '.credentials[].name'
 
-			# In a pipeline: fail where an admin key is unused, or an old value is still in use
+			# In a pipeline: fail where a credential was never used, or an old value is still in use
 			mintmark report -A --fail-on superseded-in-use,never-used --unused 60d > report.md
 
 			# With requests and last use as the audit log has them
@@ -97,8 +93,7 @@ func (a *app) reportCommand() *cobra.Command {
 	o.server.add(f)
 	o.key.add(f, "key for the audit log")
 	f.StringVarP(&o.output, "output", "o", "markdown", "Output format: markdown, csv or json.")
-	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Report on every namespace.")
-	f.StringVarP(&o.selector, "selector", "l", "", "Report on what has these labels alone, such as team=payments.")
+	o.scope.add(f)
 	f.StringVar(&o.expiring, "expiring", "30d", "What ends within this time, and nothing renews, expires soon.")
 	f.StringVar(&o.unused, "unused", "30d", "What was not used for so long is unused.")
 	f.IntVar(&o.days, "days", 30, "Days of requests to ask the server for.")
@@ -138,6 +133,9 @@ type reportRequests struct {
 	Denied      int64    `json:"denied"`
 	SuccessRate *float64 `json:"success_rate,omitempty"`
 }
+
+// requestsLabel says whose they are: the server knows nothing of --selector.
+const requestsLabel = "Requests (of all that the key may see)"
 
 // String tells it in words.
 func (r *reportRequests) String() string {
@@ -198,8 +196,8 @@ func (o *reportOptions) check() error {
 	default:
 		return usageError("--analytics %q: auto, always or never", o.analytics)
 	}
-	if _, err := labels.Parse(o.selector); err != nil {
-		return usageError("--selector %q is no label selector: %w", o.selector, err)
+	if err := o.scope.check(); err != nil {
+		return err
 	}
 	for _, code := range o.failOn {
 		if code != "any" && !slices.Contains(findings, code) {
@@ -222,10 +220,7 @@ func (o *reportOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q := query{kinds: kinds, namespace: c.namespace, selector: o.selector}
-	if o.allNamespaces {
-		q.namespace = ""
-	}
+	q := o.query(c)
 	all, err := c.credentials(ctx, q)
 	if err != nil {
 		return err
@@ -311,205 +306,6 @@ func (o *reportOptions) askUsage(ctx context.Context) (*analytics, error) {
 	return r.analytics(ctx, analyticsQuery{days: o.days, top: 100, idleDays: 1})
 }
 
-// fill makes the lines and counts them.
-func (r *report) fill(all []v1alpha1.Credential, roles map[string][]string, known *analytics, days int) {
-	r.Counts = reportCounts{Total: len(all), Kinds: map[string]int{}, States: map[string]int{}, Findings: map[string]int{}}
-	r.Lines = []*reportLine{}
-	for _, o := range all {
-		l := lineOf(o, r.Generated)
-		l.learn(known)
-		l.find(o, roles, r.Generated, r.thresholds)
-		r.Lines = append(r.Lines, l)
-		r.Counts.Kinds[string(l.Kind)]++
-		r.Counts.States[l.State]++
-		for _, f := range l.Findings {
-			r.Counts.Findings[f.Code]++
-		}
-	}
-	if known != nil {
-		r.Requests = &reportRequests{days, known.Requests.Allowed, known.Requests.Denied, known.Requests.SuccessRate}
-	}
-}
-
-func lineOf(o v1alpha1.Credential, now time.Time) *reportLine {
-	spec, status := o.CredentialSpec(), o.CredentialStatus()
-	l := &reportLine{
-		Namespace: o.GetNamespace(), Name: o.GetName(), Kind: o.CredentialKind(), ID: string(o.GetUID()), State: stateOf(o, now),
-		Class: spec.CredentialClassName, Owner: spec.Owner, Description: spec.Description, Admin: spec.Admin,
-		Permissions: authz.Strings(spec.Permissions), Roles: spec.Roles, External: spec.External != nil, Created: o.GetCreationTimestamp().UTC(),
-		Expires: status.Expires, NextRotation: status.NextRotation, LastUsed: status.LastUsed,
-	}
-	if ready := readyCondition(o); ready != nil && ready.Status != metav1.ConditionTrue {
-		l.Reason = ready.Reason
-	}
-	for _, v := range status.Versions {
-		l.Versions = append(l.Versions, reportVersion{v.Version, v.State, v.Prefix})
-	}
-	return l
-}
-
-// stateOf is where a credential stands, as servers see it: they wait for no status.
-func stateOf(o v1alpha1.Credential, now time.Time) string {
-	spec, status := o.CredentialSpec(), o.CredentialStatus()
-	switch {
-	case o.GetDeletionTimestamp() != nil:
-		return stateDeleting
-	case isRevoked(o):
-		return stateRevoked
-	case spec.ExpiresAt != nil && !now.Before(spec.ExpiresAt.Time):
-		return stateExpired
-	}
-	var last v1alpha1.CredentialVersion
-	for _, v := range status.Versions {
-		if v.Version > last.Version {
-			last = v
-		}
-		if (v.State == v1alpha1.VersionActive || v.State == v1alpha1.VersionSuperseded) && (v.Expires == nil || now.Before(v.Expires.Time)) {
-			return stateActive
-		}
-	}
-	switch last.State {
-	case "", v1alpha1.VersionPending:
-		return statePending
-	case v1alpha1.VersionRevoked:
-		return stateRevoked
-	case v1alpha1.VersionRetired:
-		return stateEnded
-	}
-	return stateExpired
-}
-
-// learn takes over what the server knows of the use of a credential.
-func (l *reportLine) learn(known *analytics) {
-	if known == nil {
-		return
-	}
-	for _, t := range known.Top {
-		if t.UID == l.ID {
-			l.Allowed, l.Denied = &t.Allowed, &t.Denied
-		}
-	}
-	for _, i := range known.Idle {
-		if i.UID == l.ID && i.LastUsed != nil && i.LastUsed.UTC().Format(time.DateOnly) >= l.LastUsed {
-			l.LastUsed = i.LastUsed.UTC().Format(time.RFC3339)
-		}
-	}
-}
-
-func (l *reportLine) found(code, format string, args ...any) {
-	l.Findings = append(l.Findings, reportFinding{code, fmt.Sprintf(format, args...)})
-}
-
-// find looks for what is amiss. Of what is over, that is nothing but an expiry: it may
-// have been meant to live on.
-func (l *reportLine) find(o v1alpha1.Credential, roles map[string][]string, now time.Time, limits reportThresholds) {
-	spec := o.CredentialSpec()
-	switch l.State {
-	case stateExpired:
-		l.found(findingExpired, "nothing of it is accepted any more")
-		fallthrough
-	case stateRevoked, stateDeleting, stateEnded:
-		return
-	}
-	l.findSuperseded(o)
-	l.findEnd(o, now, limits.expiring)
-	if l.Reason != "" {
-		l.found(findingNotReady, "%s: %s", l.Reason, oneLine(readyCondition(o).Message))
-	}
-	if spec.Admin {
-		l.found(findingAdmin, "holds every permission")
-	}
-	if wide := widePermissions(spec, roles); len(wide) > 0 {
-		l.found(findingWide, "%s", strings.Join(wide, ", "))
-	}
-	switch {
-	case spec.External != nil: // its holder rotates it
-	case spec.Rotation != nil && spec.Rotation.Suspend:
-		l.found(findingNoRotation, "rotations are suspended")
-	case l.State == stateActive && l.NextRotation == "":
-		l.found(findingNoRotation, "no rotation is planned")
-	}
-	l.findUse(now, limits.unused)
-	if spec.Owner == "" {
-		l.found(findingNoOwner, "spec.owner names nobody to ask")
-	}
-}
-
-func (l *reportLine) findSuperseded(o v1alpha1.Credential) {
-	for _, v := range o.CredentialStatus().Versions {
-		if v.State == v1alpha1.VersionSuperseded && v.LastUsed != nil && v.Superseded != nil && v.LastUsed.After(v.Superseded.Time) {
-			l.found(findingSuperseded, "version %d was last used at %s, after version %d had taken its place",
-				v.Version, v.LastUsed.UTC().Format(time.RFC3339), o.CredentialStatus().CurrentVersion)
-		}
-	}
-}
-
-func (l *reportLine) findEnd(o v1alpha1.Credential, now time.Time, soon time.Duration) {
-	if l.Expires == string(v1alpha1.Never) && l.NextRotation == "" {
-		l.found(findingNoEnd, "neither ends nor is rotated")
-		return
-	}
-	end, err := time.Parse(time.RFC3339, l.Expires)
-	if err != nil || end.Sub(now) > soon {
-		return
-	}
-	next, err := time.Parse(time.RFC3339, l.NextRotation)
-	renewed := err == nil && next.Before(end) && !meta.IsStatusConditionTrue(o.CredentialStatus().Conditions, v1alpha1.ConditionExpiring)
-	if !renewed {
-		l.found(findingExpiresSoon, "ends in %s, and nothing will renew it", inDays(end.Sub(now)))
-	}
-}
-
-func (l *reportLine) findUse(now time.Time, limit time.Duration) {
-	if l.LastUsed == "" {
-		if now.Sub(l.Created) > limit {
-			l.found(findingNeverUsed, "not used in the %s since it was made", inDays(now.Sub(l.Created)))
-		}
-		return
-	}
-	used, err := time.Parse(time.RFC3339, l.LastUsed)
-	if err != nil {
-		if used, err = time.Parse(time.DateOnly, l.LastUsed); err != nil {
-			return
-		}
-		used = used.Add(24*time.Hour - time.Second) // it may have been at the end of that day
-	}
-	if idle := now.Sub(used); idle > limit {
-		l.found(findingUnused, "not used for %s", inDays(idle))
-	}
-}
-
-func inDays(d time.Duration) string {
-	switch days := int(d / (24 * time.Hour)); days {
-	case 0:
-		return "less than a day"
-	case 1:
-		return "1 day"
-	default:
-		return fmt.Sprintf("%d days", days)
-	}
-}
-
-// widePermissions are wildcards over everything, or over a whole resource, with the
-// role they come from.
-func widePermissions(spec *v1alpha1.CredentialSpec, roles map[string][]string) []string {
-	isWide := func(p string) bool { return p == authz.Everything || strings.HasSuffix(p, ":*") }
-	var wide []string
-	for _, p := range spec.Permissions {
-		if isWide(string(p)) {
-			wide = append(wide, string(p))
-		}
-	}
-	for _, role := range spec.Roles {
-		for _, p := range roles[role] {
-			if isWide(p) {
-				wide = append(wide, p+" (role "+role+")")
-			}
-		}
-	}
-	return wide
-}
-
 func (r *report) write(out io.Writer, format string) error {
 	switch format {
 	case "csv":
@@ -536,6 +332,6 @@ func (r *report) writeCounts(out io.Writer) {
 	fmt.Fprintf(out, "States: %s\n", counted(r.Counts.States, states))
 	fmt.Fprintf(out, "Findings: %s\n", counted(r.Counts.Findings, findings))
 	if r.Requests != nil {
-		fmt.Fprintf(out, "Requests: %s\n", r.Requests)
+		fmt.Fprintf(out, "%s: %s\n", requestsLabel, r.Requests)
 	}
 }

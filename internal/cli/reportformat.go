@@ -142,7 +142,7 @@ func (r *report) writeMarkdown(out io.Writer) error {
 	row("States", counted(r.Counts.States, states))
 	row("Findings", counted(r.Counts.Findings, findings))
 	if r.Requests != nil {
-		row("Requests", r.Requests.String())
+		row(requestsLabel, r.Requests.String())
 	}
 	if len(r.Lines) == 0 {
 		b.WriteString("\nNone.\n")

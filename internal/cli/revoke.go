@@ -93,11 +93,15 @@ func (o *revokeOptions) run(ctx context.Context, args []string) error {
 	if len(o.versions) > 0 && len(found) != 1 {
 		return usageError("--version belongs to one credential, and %d are selected", len(found))
 	}
-	if len(found) > 1 && !o.yes {
+	if (len(found) > 1 || o.open()) && !o.yes {
 		if err := printSelected(found, o.ErrOut); err != nil {
 			return err
 		}
-		if err := o.confirm(fmt.Sprintf("Revoke these %d credentials? It cannot be undone.", len(found))); err != nil {
+		what := "this credential"
+		if n := len(found); n > 1 {
+			what = fmt.Sprintf("these %d credentials", n)
+		}
+		if err := o.confirm(ctx, "Revoke "+what+"? It cannot be undone."); err != nil {
 			return err
 		}
 	}

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -81,6 +83,7 @@ func Run(ctx context.Context, cfg Config, args []string) int {
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		code = exitInterrupted
+		err = errors.New(strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted"))
 	}
 	if err != nil {
 		fmt.Fprintf(terminal{cfg.Streams.ErrOut}, "error: %s\n", err)
@@ -88,13 +91,22 @@ func Run(ctx context.Context, cfg Config, args []string) int {
 	return code
 }
 
-// terminal escapes what would command a terminal: descriptions, reasons and
-// messages are written by whoever may write a credential.
+// terminal escapes what would command a terminal, or turn round what it shows:
+// descriptions, reasons and messages are written by whoever may write a credential.
 type terminal struct{ w io.Writer }
 
 // Write implements io.Writer.
 func (t terminal) Write(p []byte) (int, error) {
-	if err := printers.WriteEscaped(t.w, string(p)); err != nil {
+	var b strings.Builder
+	for _, r := range string(p) {
+		if unicode.IsPrint(r) || strings.ContainsRune("\n\t\r\x1b", r) { // the last two are kubectl's to escape
+			b.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRune(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	if err := printers.WriteEscaped(t.w, b.String()); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -112,7 +124,8 @@ type app struct {
 
 func newApp(cfg Config) *app {
 	a := &app{
-		IOStreams: genericiooptions.IOStreams{In: cfg.Streams.In, Out: cfg.Streams.Out, ErrOut: terminal{cfg.Streams.ErrOut}}, program: programName(cfg.Program), version: cfg.Version, getenv: cfg.Getenv,
+		IOStreams: genericiooptions.IOStreams{In: cfg.Streams.In, Out: cfg.Streams.Out, ErrOut: terminal{cfg.Streams.ErrOut}},
+		program:   programName(cfg.Program), version: cfg.Version, getenv: cfg.Getenv,
 		kube: genericclioptions.NewConfigFlags(true), transport: cfg.Transport,
 	}
 	if a.getenv == nil {
@@ -137,6 +150,13 @@ func New(cfg Config) *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Before anything is asked for that is then not waited for.
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if timeout, err := cmd.Flags().GetDuration("timeout"); err == nil && timeout < 0 {
+				return usageError("--timeout %s is no time to wait", timeout)
+			}
+			return nil
+		},
 	}
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
@@ -181,6 +201,16 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	}
 	return usageError("%s takes no argument %s (a key goes into a file, $%s or standard input)\nSee '%s --help'",
 		cmd.CommandPath(), publicPart(args[0]), envKey, cmd.CommandPath())
+}
+
+// atMost refuses more arguments than so many.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return usageError("%s is one argument too many\nSee '%s --help'", publicPart(args[n]), cmd.CommandPath())
+	}
 }
 
 func unknownCommand(root *cobra.Command, args []string) error {
@@ -286,12 +316,4 @@ type waitFlags struct {
 func (w *waitFlags) add(flags *pflag.FlagSet, wait bool, forWhat string) {
 	flags.BoolVar(&w.wait, "wait", wait, "Wait "+forWhat+".")
 	flags.DurationVar(&w.timeout, "timeout", 2*time.Minute, "How long to wait.")
-}
-
-func readAllLimited(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("more than %d bytes", limit)
-	}
-	return data, err
 }

@@ -21,6 +21,9 @@ var crdTypes = []crdType{
 	{"apikeys", reflect.TypeFor[v1alpha1.APIKey]()},
 	{"credentialclasses", reflect.TypeFor[v1alpha1.CredentialClass]()},
 	{"revocations", reflect.TypeFor[v1alpha1.Revocation]()},
+	{"accessroles", reflect.TypeFor[v1alpha1.AccessRole]()},
+	{"accesspolicies", reflect.TypeFor[v1alpha1.AccessPolicy]()},
+	{"trustedissuers", reflect.TypeFor[v1alpha1.TrustedIssuer]()},
 }
 
 // maxFields is how many fields a message names.

@@ -88,7 +88,8 @@ func setup(env *testscript.Env) error {
 	env.Setenv("MINTMARK_URL", "https://"+loopback(running.ports.server))
 	env.Setenv("MINTMARK_CACERT", running.path("ca.crt"))
 	env.Defer(func() {
-		cleanup := exec.Command(running.kubectl, "--kubeconfig", kubeconfig, "delete", "servicetokens,apikeys", "--all", "-n", namespace, "--wait=false")
+		// All of it: the same script may run again in the same cluster (-count).
+		cleanup := exec.Command(running.kubectl, "--kubeconfig", kubeconfig, "delete", "servicetokens,apikeys,secrets", "--all", "-n", namespace, "--timeout=30s")
 		_ = cleanup.Run()
 	})
 	return nil

@@ -1,41 +1,66 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
+	"github.com/mintmark-dev/mintmark/internal/credential"
 )
+
+// scope is where a command looks, by kubectl's flags.
+type scope struct {
+	selector      string
+	allNamespaces bool
+}
+
+func (s *scope) add(f *pflag.FlagSet) {
+	f.StringVarP(&s.selector, "selector", "l", "", "Label selector, such as team=payments,tier!=test.")
+	f.BoolVarP(&s.allNamespaces, "all-namespaces", "A", false, "Look in every namespace.")
+}
+
+func (s *scope) check() error {
+	if _, err := labels.Parse(s.selector); err != nil {
+		return usageError("--selector %q is no label selector: %w", s.selector, err)
+	}
+	return nil
+}
+
+// query is for both kinds.
+func (s *scope) query(c *cluster) query {
+	q := query{kinds: kinds, namespace: c.namespace, selector: s.selector}
+	if s.allNamespaces {
+		q.namespace = ""
+	}
+	return q
+}
 
 // selection is how rotate and revoke are told what to act on.
 type selection struct {
-	ids           []string
-	identifiers   []string
-	selector      string
-	all           bool
-	allAdmin      bool
-	allNamespaces bool
-	yes           bool
+	scope
+	ids         []string
+	identifiers []string
+	all         bool
+	allAdmin    bool
+	yes         bool
 }
 
 func (s *selection) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringArrayVar(&s.ids, "id", nil, "UIDs, as they stand in audit logs and in the sub claim of tokens.")
 	f.StringArrayVar(&s.identifiers, "identifier", nil, "Names, or public prefixes of values (mk4Tq9Zx, sk_live_0a1b).")
-	f.StringVarP(&s.selector, "selector", "l", "", "Label selector, such as team=payments.")
+	s.scope.add(f)
 	f.BoolVar(&s.all, "all", false, "Every credential of the namespace.")
 	f.BoolVar(&s.allAdmin, "all-admin", false, "Every admin credential.")
-	f.BoolVarP(&s.allNamespaces, "all-namespaces", "A", false, "Look in every namespace.")
 	f.BoolVarP(&s.yes, "yes", "y", false, "Do not ask.")
 }
 
-// several tells whether the selection is one that may catch more than what is
+// open tells whether the selection is one that may catch more than what is
 // named.
 func (s *selection) open() bool { return s.selector != "" || s.all || s.allAdmin }
 
@@ -55,10 +80,7 @@ func (s *selection) check(args []string) error {
 	case !named && ways == 0:
 		return usageError("say which: KIND NAME, KIND/NAME, --id UID, --identifier NAME-OR-PREFIX, -l SELECTOR, --all or --all-admin")
 	}
-	if _, err := labels.Parse(s.selector); err != nil {
-		return usageError("--selector %q is no label selector: %w", s.selector, err)
-	}
-	return nil
+	return s.scope.check()
 }
 
 // resolve reads the credentials selected. Each thing named must be there.
@@ -76,7 +98,7 @@ func (s *selection) resolve(ctx context.Context, c *cluster, args []string) ([]v
 		}
 		return found, nil
 	}
-	q := query{kinds: kinds, namespace: c.namespace, selector: s.selector}
+	q := s.query(c)
 	if len(args) == 1 { // a kind without names narrows what the flags select
 		k, err := parseKind(args[0])
 		if err != nil {
@@ -84,7 +106,7 @@ func (s *selection) resolve(ctx context.Context, c *cluster, args []string) ([]v
 		}
 		q.kinds = []*kind{k}
 	}
-	if s.allNamespaces || len(s.ids) > 0 && !c.namespaceSet {
+	if len(s.ids) > 0 && !c.namespaceSet {
 		q.namespace = ""
 	}
 	listed, err := c.credentials(ctx, q)
@@ -178,19 +200,11 @@ func publicPart(s string) string {
 	return fmt.Sprintf("%q", s[:lead]+"…")
 }
 
+// isValue tells whether a text is the value of a credential in one of our formats.
+func isValue(s string) bool {
+	token, err := credential.Parse(s)
+	return err == nil && !token.External()
+}
+
 // looksSecret: no name has both so many characters and capitals among them.
 func looksSecret(s string) bool { return len(s) >= 20 && strings.ToLower(s) != s }
-
-// confirm asks before more than one credential is acted on, or whatever else
-// calls for a question.
-func (a *app) confirm(question string) error {
-	fmt.Fprintf(a.ErrOut, "%s Type yes to go on: ", question)
-	answer, err := bufio.NewReader(io.LimitReader(a.In, 64)).ReadString('\n')
-	if strings.EqualFold(strings.TrimSpace(answer), "yes") {
-		return nil
-	}
-	if err != nil {
-		a.note("")
-	}
-	return &exitError{code: 1, err: fmt.Errorf("not confirmed, nothing was changed (--yes goes on without asking)")}
-}

@@ -20,7 +20,6 @@ import (
 	"unicode"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 )
 
 // Environment variables.
@@ -183,7 +182,10 @@ func (s *server) call(ctx context.Context, method, path string, query url.Values
 	defer resp.Body.Close()
 	data, err := readAllLimited(resp.Body, cmp.Or(s.limit, maxAnswer))
 	if err != nil {
-		return answer{}, fmt.Errorf("reading the answer of %s: %w", s.base, err)
+		if ctx.Err() != nil {
+			return answer{}, ctx.Err()
+		}
+		return answer{}, unanswered("reading the answer of %s: %w", s.base, err)
 	}
 	seconds, _ := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16)
 	return answer{
@@ -218,12 +220,16 @@ func (s *server) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &inner) {
 		err = inner.Err
 	}
-	return &exitError{code: exitUnanswered, err: fmt.Errorf("%s cannot be reached: %w: %s", s.base, err, hint)}
+	return unanswered("%s cannot be reached: %w: %s", s.base, err, hint)
 }
 
-// exitUnanswered is the exit code of verify and token where the server gave no
-// verdict: not a yes, but no "no" either.
+// exitUnanswered is the exit code where the server gave no answer to go by: not a yes,
+// but no "no" either.
 const exitUnanswered = 3
+
+func unanswered(format string, args ...any) error {
+	return &exitError{code: exitUnanswered, err: fmt.Errorf(format, args...)}
+}
 
 // keySource says where a key to be presented comes from. It never is an
 // argument: those are in the process list and the shell's history.
@@ -250,13 +256,13 @@ func (k *keySource) read(ctx context.Context, a *app) (string, error) {
 	case k.from != "":
 		return a.keyFrom(ctx, k.from)
 	case k.file != "" && k.file != "-":
-		if data, err = readFileLimited(k.file); err != nil {
+		if data, err = readFile(k.file, maxKey); err != nil {
 			return "", fmt.Errorf("reading --key-file: %w", err)
 		}
 	case k.file == "" && a.getenv(envKey) != "":
 		data = []byte(a.getenv(envKey))
 	default:
-		if data, err = a.readStdin(); err != nil {
+		if data, err = a.readKey(ctx); err != nil {
 			return "", fmt.Errorf("reading the key from standard input: %w", err)
 		}
 	}
@@ -268,26 +274,6 @@ func (k *keySource) read(ctx context.Context, a *app) (string, error) {
 		return "", usageError("what was given is no key: it holds spaces, line ends or characters that no key has")
 	}
 	return key, nil
-}
-
-// readStdin reads a key from a pipe, or from a terminal without showing it.
-func (a *app) readStdin() ([]byte, error) {
-	if f, ok := a.In.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		fmt.Fprint(a.ErrOut, "Key (not shown): ")
-		data, err := term.ReadPassword(int(f.Fd()))
-		a.note("")
-		return data, err
-	}
-	return readAllLimited(a.In, maxKey)
-}
-
-func readFileLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAllLimited(f, maxKey)
 }
 
 func (a *app) keyFrom(ctx context.Context, from string) (string, error) {

@@ -8,10 +8,38 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
+
+// printerFor is the printer that --output and --dry-run ask for. It is made before
+// anything is sent: a misspelt format is no reason to have created something.
+func printerFor(flags *genericclioptions.PrintFlags, dryRun string) (printers.ResourcePrinter, error) {
+	note, known := map[string]string{"none": "", "client": "%s (dry run)", "server": "%s (server dry run)"}[dryRun]
+	if !known {
+		return nil, usageError("--dry-run %q: none, client or server", dryRun)
+	}
+	if note != "" {
+		if err := flags.Complete(note); err != nil {
+			return nil, err
+		}
+	}
+	printer, err := flags.ToPrinter()
+	if err != nil {
+		return nil, usageError("%w", err)
+	}
+	return printer, nil
+}
+
+func printObject(printer printers.ResourcePrinter, o runtime.Object, out io.Writer) error {
+	u, err := toUnstructured(o)
+	if err != nil {
+		return err
+	}
+	return printer.PrintObj(u, out)
+}
 
 // printTable prints rows with the API server's own columns. With withKind, the
 // second column says which kind each is.

@@ -64,6 +64,9 @@ type tokenResponse struct {
 }
 
 func (o *tokenOptions) run(ctx context.Context) error {
+	if err := plainFormat(o.output); err != nil {
+		return err
+	}
 	if o.ttl != "" {
 		if _, err := parseDuration("ttl", o.ttl, false); err != nil {
 			return err
@@ -86,7 +89,7 @@ func (o *tokenOptions) run(ctx context.Context) error {
 	}
 	var response tokenResponse
 	if err := json.Unmarshal(got.body, &response); err != nil || response.Token == "" {
-		return fmt.Errorf("%s did not answer with a token: is it Mintmark's server?", s.base)
+		return unanswered("%s did not answer with a token: is it Mintmark's server?", s.base)
 	}
 	if o.output != "" {
 		return o.printPlain(response, o.output)
@@ -115,9 +118,9 @@ func refusal(r answer) error {
 	case r.status == http.StatusForbidden:
 		return errors.New("good, but not allowed: " + printable(r.reason()))
 	case r.status >= 300 && r.status < 400:
-		return &exitError{code: exitUnanswered, err: fmt.Errorf("the server answered with a redirect (HTTP %d), which is not followed: give the URL it leads to", r.status)}
+		return unanswered("the server answered with a redirect (HTTP %d), which is not followed: give the URL it leads to", r.status)
 	}
-	return &exitError{code: exitUnanswered, err: errors.New("no verdict: " + printable(r.reason()))}
+	return unanswered("no verdict: %s", printable(r.reason()))
 }
 
 type verifyOptions struct {
@@ -184,10 +187,8 @@ type profile struct {
 }
 
 func (o *verifyOptions) run(ctx context.Context) error {
-	switch o.output {
-	case "", "json", "yaml":
-	default:
-		return usageError("unknown output format %q: json or yaml", o.output)
+	if err := plainFormat(o.output); err != nil {
+		return err
 	}
 	s, err := o.connect(&o.server)
 	if err != nil {
@@ -206,7 +207,7 @@ func (o *verifyOptions) run(ctx context.Context) error {
 	}
 	var p profile
 	if err := json.Unmarshal(who.body, &p); err != nil || p.Name == "" {
-		return &exitError{code: exitUnanswered, err: fmt.Errorf("%s did not answer with a profile: is it Mintmark's server?", s.base)}
+		return unanswered("%s did not answer with a profile: is it Mintmark's server?", s.base)
 	}
 	if needed := words(o.permissions); len(needed) > 0 || len(o.audience) > 0 {
 		may, err := s.call(ctx, http.MethodGet, "/forward-auth", url.Values{"permission": needed, "audience": words(o.audience)}, key, nil)

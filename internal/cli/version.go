@@ -43,6 +43,9 @@ func (a *app) versionCommand() *cobra.Command {
 			mintmark version -o json`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := plainFormat(output); err != nil {
+				return err
+			}
 			v := versionOutput{
 				Version: a.buildVersion(), APIVersion: v1alpha1.GroupVersion.String(),
 				Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
@@ -65,21 +68,28 @@ func (a *app) versionCommand() *cobra.Command {
 	return c
 }
 
-// printPlain prints what is no Kubernetes object.
+// plainFormat checks --output where what is printed is no Kubernetes object; empty is
+// text for people.
+func plainFormat(format string) error {
+	switch format {
+	case "", "json", "yaml":
+		return nil
+	}
+	return usageError("unknown output format %q: json or yaml", format)
+}
+
+// printPlain prints what is no Kubernetes object, as YAML or JSON.
 func (a *app) printPlain(v any, format string) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+	if format != "yaml" {
+		return writeJSON(a.Out, v)
+	}
+	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	switch format {
-	case "json":
-		data = append(data, '\n')
-	case "yaml":
-		if data, err = yaml.JSONToYAML(data); err != nil {
-			return err
-		}
-	default:
-		return usageError("unknown output format %q: json or yaml", format)
+	// YAML refuses some control characters where they are not escaped.
+	if data, err = yaml.JSONToYAML(safeJSON(data)); err != nil {
+		return err
 	}
 	_, err = a.Out.Write(data)
 	return err
