@@ -82,7 +82,7 @@ func (p *plan) revokeAll(reason, actor string) {
 	// new then.
 	for _, digests := range p.Declared {
 		if p.Pepper != "" && p.declaredVersion(digests) == nil {
-			v := p.add("Declared", p.Annotations[v1alpha1.AnnotationRequestedBy])
+			v := p.add(becauseDeclared, p.Annotations[v1alpha1.AnnotationRequestedBy])
 			v.Pepper, v.Digest = p.Pepper, digests[p.Pepper]
 		}
 	}

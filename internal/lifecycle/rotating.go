@@ -77,7 +77,7 @@ func (p *plan) declare() {
 	for slot, digests := range p.Declared {
 		v := p.declaredVersion(digests)
 		if v == nil {
-			v = p.add("Declared", p.Annotations[v1alpha1.AnnotationRequestedBy])
+			v = p.add(becauseDeclared, p.Annotations[v1alpha1.AnnotationRequestedBy])
 			v.Pepper, v.Digest = p.Pepper, digests[p.Pepper]
 			v.Prefix = p.declaredPrefix(slot)
 		}
@@ -184,7 +184,7 @@ func (p *plan) rotate() {
 		}
 	case forced:
 		p.status.Handled.Rotate = asked
-		p.order(cmp.Or(p.Annotations[v1alpha1.AnnotationReason], "Requested"), p.Annotations[v1alpha1.AnnotationRequestedBy])
+		p.order(p.requestReason(), p.Annotations[v1alpha1.AnnotationRequestedBy])
 	case p.replace != nil:
 		p.order("Replaced after Revocation "+p.replace.revocation, p.replace.actor)
 	case p.ended():
@@ -255,6 +255,9 @@ func (p *plan) lastState() v1alpha1.VersionState {
 
 // becauseCreated is why there is a first version: whoever made the credential asked for it.
 const becauseCreated = "Created"
+
+// becauseDeclared is why there is a version that was made elsewhere.
+const becauseDeclared = "Declared"
 
 // dueReason is why a version is due though nobody asked; empty where none is.
 func (p *plan) dueReason() string {

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -50,11 +51,11 @@ func (p *plan) chronicle() {
 		}
 		switch v.State {
 		case v1alpha1.VersionActive:
-			what, actor := activation(known, before, rotated), v.Actor
+			what, activated := activation(known, before, rotated), *v
 			if what == v1alpha1.ReasonRolledBack { // a request of its own
-				actor = p.Annotations[v1alpha1.AnnotationRequestedBy]
+				activated.Reason, activated.Actor = p.requestReason(), p.Annotations[v1alpha1.AnnotationRequestedBy]
 			}
-			p.transition(what, v, actor)
+			p.transition(what, &activated, activated.Actor)
 		case v1alpha1.VersionRevoked:
 			p.transition(v1alpha1.ReasonRevoked, v, p.endedBy[v.Version])
 		case v1alpha1.VersionExpired:
@@ -81,6 +82,14 @@ func activation(known bool, before v1alpha1.CredentialVersion, rotated bool) str
 		return v1alpha1.ReasonRotated
 	}
 	return TransitionDelivered
+}
+
+// requestReason is why somebody asked, as far as they say.
+func (p *plan) requestReason() string {
+	if p.Spec.External != nil {
+		return becauseDeclared
+	}
+	return cmp.Or(p.Annotations[v1alpha1.AnnotationReason], "Requested")
 }
 
 // maxTransitionReason is what the API allows, in bytes. A version's own reason may be longer:

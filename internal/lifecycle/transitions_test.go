@@ -121,6 +121,20 @@ func TestATransitionNamesWhoWantedIt(t *testing.T) {
 	}
 }
 
+// Why a version was made is not why it was gone back to.
+func TestARollbackHasAReasonOfItsOwn(t *testing.T) {
+	for reason, want := range map[string]string{"not yet": "not yet", "": "Requested"} {
+		w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}})
+		w.command([]string{"run"})
+		w.command([]string{"rotate", "quarterly"})
+		w.o.Annotations[v1alpha1.AnnotationReason] = reason
+		w.command([]string{"rollback"})
+		if last := w.o.Status.Transitions[len(w.o.Status.Transitions)-1]; last.Type != v1alpha1.ReasonRolledBack || last.Reason != want {
+			t.Errorf("asked for with %q, it is told as %s because of %q", reason, last.Type, last.Reason)
+		}
+	}
+}
+
 func TestTransitionsThatNobodyStoresMakeRoomAndSaySo(t *testing.T) {
 	w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}})
 	for i := range MaxTransitions {
