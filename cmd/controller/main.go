@@ -48,9 +48,9 @@ const (
 )
 
 // gcPercent is how much garbage may lie about before it is collected, by what is
-// in use. That is mostly the cache, which never becomes garbage: a quarter of the
+// in use. That is mostly the cache, which never becomes garbage: a fifth of the
 // usual costs some hundredths of a core while thousands rotate, and nothing else.
-const gcPercent = 25
+const gcPercent = 20
 
 // execute is main without the process: it returns the exit code.
 func execute(ctx context.Context, args []string, env func(string) string, out, log io.Writer) int {
