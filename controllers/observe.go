@@ -250,7 +250,7 @@ func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
 			continue
 		}
 		s.observed.Revocations = append(s.observed.Revocations, lifecycle.Revocation{
-			UID: string(rv.UID), Name: rv.Name, Reason: rv.Spec.Reason, Actor: rv.Annotations[v1alpha1.AnnotationRequestedBy],
+			UID: string(rv.UID), Name: rv.Name, Reason: rv.Spec.Reason, Actor: rv.Annotations[v1alpha1.AnnotationRevokedBy],
 			Created: rv.CreationTimestamp.Time, Replace: rv.Spec.Replace == "Immediately",
 		})
 	}

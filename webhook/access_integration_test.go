@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +28,7 @@ func made[T client.Object](t *testing.T, in *installation, object T) T {
 	t.Helper()
 	object.SetGenerateName("test-")
 	in.create(t, object)
-	t.Cleanup(func() { _ = in.admin.Delete(t.Context(), object) })
+	t.Cleanup(func() { _ = in.admin.Delete(context.WithoutCancel(t.Context()), object) })
 	return object
 }
 

@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -78,12 +79,31 @@ func TestWhoChangedWhatIsAllowedIsRecordedAndCannotBeForged(t *testing.T) {
 func TestChangesGoThroughWhereNobodyCanBeAskedWhoMadeThem(t *testing.T) {
 	in := cluster(t)
 	role := made(t, in, &v1alpha1.AccessRole{Spec: v1alpha1.AccessRoleSpec{Permissions: []v1alpha1.Permission{"api:read"}}})
+	// The API server takes a moment to see that a configuration has changed.
+	isAsked := func(want bool) func() error {
+		return func() error {
+			probe := &v1alpha1.AccessRole{Spec: v1alpha1.AccessRoleSpec{Permissions: []v1alpha1.Permission{"api:read"}}}
+			probe.GenerateName = "probe-"
+			err := in.admin.Create(context.WithoutCancel(t.Context()), probe, client.DryRunAll)
+			if got := probe.Annotations[v1alpha1.AnnotationChangedBy] != ""; err == nil && got != want {
+				err = fmt.Errorf("that the webhook is asked is %v, want %v", got, want)
+			}
+			return err
+		}
+	}
+	t.Cleanup(func() {
+		in.redirect(t, func(original string) string { return original })
+		if err := until(isAsked(true)); err != nil {
+			t.Error(err)
+		}
+	})
 	in.redirect(t, func(original string) string {
 		if strings.HasSuffix(original, "-change") {
 			return original + "-nowhere"
 		}
 		return original
 	})
+	expect(t, until(isAsked(false)))
 	role.Spec.Description = "changed"
 	expect(t, in.admin.Update(t.Context(), role))
 	if by, _, _ := strings.Cut(role.Annotations[v1alpha1.AnnotationChangedBy], " "); role.Generation != 2 || by != "1" {

@@ -158,18 +158,7 @@ func (in *installation) awaitWebhooks(ctx context.Context, wanted func(error) bo
 }
 
 // until retries for as long as the tests' patience lasts.
-func until(try func() error) error {
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		<-tick.C
-	}
-}
+func until(try func() error) error { return controlplane.Until(patience, try) }
 
 // apply applies the manifests of a file.
 func apply(ctx context.Context, c client.Client, path string) error {

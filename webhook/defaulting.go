@@ -113,6 +113,20 @@ func recordRevoker(_ context.Context, request admission.Request) admission.Respo
 	return admission.Patched("", actorPatches(object.Annotations, map[string]string{v1alpha1.AnnotationRevokedBy: actor})...)
 }
 
+// recordRevocation writes down who made a Revocation, once and for all. It refuses nothing,
+// whatever it is sent.
+func recordRevocation(_ context.Context, request admission.Request) admission.Response {
+	var object, old metav1.PartialObjectMetadata
+	if err := json.Unmarshal(request.Object.Raw, &object); err != nil {
+		return admission.Allowed("")
+	}
+	actor := actorOf(request, nil, object.Annotations)
+	if request.Operation == admissionv1.Update && json.Unmarshal(request.OldObject.Raw, &old) == nil {
+		actor = old.Annotations[v1alpha1.AnnotationRevokedBy]
+	}
+	return admission.Patched("", annotationPatches(object.Annotations, v1alpha1.AnnotationRevokedBy, actor)...)
+}
+
 // maxActor is how long a name status has room for.
 const maxActor = 512
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -248,6 +249,56 @@ func TestAdmissionChangesNothingElse(t *testing.T) {
 	want := map[string]any{"credentialClassName": "default", "expiresAt": "2031-01-01T00:00:00+02:00", "metadata": map[string]any{}}
 	if diff := gocmp.Diff(want, manifest.Object["spec"]); diff != "" {
 		t.Errorf("the spec as stored (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhoMadeARevocationIsRecordedAndCannotBeForged(t *testing.T) {
+	in := cluster(t)
+	namespace := in.namespace(t, nil)
+	alice, bob := userOf(t)+"-alice", userOf(t)+"-bob"
+	for _, user := range []string{alice, bob} {
+		in.allow(t, user, "", rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"revocations"}, Verbs: []string{"create", "update"}})
+	}
+	brake := func(annotations map[string]string) *v1alpha1.Revocation {
+		return &v1alpha1.Revocation{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "leak-", Annotations: annotations},
+			Spec:       v1alpha1.RevocationSpec{Reason: "leaked", Namespaces: []string{namespace}},
+		}
+	}
+	for sentence, annotations := range map[string]map[string]string{
+		"nothing is said":        nil,
+		"another name is said":   {v1alpha1.AnnotationRevokedBy: "root", "example.com/kept": "yes"},
+		"another one asked, too": {v1alpha1.AnnotationRequestedBy: "root"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			made := brake(annotations)
+			if err := in.as(t, alice).Create(t.Context(), made); err != nil {
+				t.Fatal(err)
+			}
+			if by := made.Annotations[v1alpha1.AnnotationRevokedBy]; by != alice || made.Annotations["example.com/kept"] != annotations["example.com/kept"] {
+				t.Errorf("%s made it, and it says %q: %v", alice, by, made.Annotations)
+			}
+			for _, name := range []string{"root", ""} {
+				made.Annotations[v1alpha1.AnnotationRevokedBy] = name
+				if err := in.as(t, bob).Update(t.Context(), made); err != nil {
+					t.Fatal(err)
+				}
+				if by := made.Annotations[v1alpha1.AnnotationRevokedBy]; by != alice {
+					t.Errorf("%s wrote %q over it, and it says %q", bob, name, by)
+				}
+			}
+		})
+	}
+	made := brake(map[string]string{v1alpha1.AnnotationOnBehalfOf: "carol"})
+	if err := in.as(t, alice).Create(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	if by := made.Annotations[v1alpha1.AnnotationRevokedBy]; by != alice+" for carol" {
+		t.Errorf("%s made it for carol, and it says %q", alice, by)
+	}
+	in.withoutWebhooks(t)
+	if err := in.as(t, alice).Create(t.Context(), brake(nil)); err != nil {
+		t.Errorf("with every webhook down the brake does not hold: %v", err)
 	}
 }
 

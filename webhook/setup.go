@@ -20,6 +20,7 @@ const (
 	PathMutateServiceToken = "/mutate-mintmark-dev-v1alpha1-servicetoken"
 	PathMutateAPIKey       = "/mutate-mintmark-dev-v1alpha1-apikey"
 	PathActor              = "/mutate-mintmark-dev-v1alpha1-actor"
+	PathRevocation         = "/mutate-mintmark-dev-v1alpha1-revocation"
 )
 
 // answerWithin is how long a webhook takes at most: less than the
@@ -78,6 +79,7 @@ func Setup(mgr ctrl.Manager, cfg Config) error {
 	}
 	mgr.GetWebhookServer().Register(PathChange, &admission.Webhook{Handler: admission.HandlerFunc(recordChanger)})
 	mgr.GetWebhookServer().Register(PathActor, &admission.Webhook{Handler: admission.HandlerFunc(recordRevoker)})
+	mgr.GetWebhookServer().Register(PathRevocation, &admission.Webhook{Handler: admission.HandlerFunc(recordRevocation)})
 	return nil
 }
 

@@ -79,7 +79,8 @@ const (
 	// AnnotationRequestedBy is who made the latest request, or declared the values that
 	// stand there. Admission writes it.
 	AnnotationRequestedBy = "mintmark.dev/requested-by"
-	// AnnotationRevokedBy is who wrote spec.revoked. Admission writes it.
+	// AnnotationRevokedBy is who wrote spec.revoked, or made a Revocation. Admission
+	// writes it.
 	AnnotationRevokedBy = "mintmark.dev/revoked-by"
 	// AnnotationOnBehalfOf is for whom whoever asks does so: a server writes here who
 	// called it. Admission adds it to the two above where it is new.

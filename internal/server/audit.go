@@ -212,7 +212,7 @@ func (a *auditor) revocation(r *v1alpha1.Revocation) {
 	}
 	a.later(audit.Event{
 		ID: audit.FixedID("revocation", string(r.UID)), At: r.CreationTimestamp.Time, Type: audit.TypeRevocation, Outcome: audit.Done, Reason: "Created",
-		Name: r.Name, Actor: audit.Clean(r.Annotations[v1alpha1.AnnotationRequestedBy], maxSubjectText),
+		Name: r.Name, Actor: audit.Clean(r.Annotations[v1alpha1.AnnotationRevokedBy], maxSubjectText),
 		Detail: map[string]audit.Text{
 			"revocation_uid": audit.Clean(string(r.UID), maxNoteText), "reason": audit.Clean(r.Spec.Reason, maxNoteText),
 			"all": audit.Text(strconv.FormatBool(r.Spec.All)), "namespaces": audit.Clean(strings.Join(r.Spec.Namespaces, " "), maxNoteText),
