@@ -20,6 +20,7 @@ const (
 	defaults = "MutatingWebhookConfiguration servicetokens.mintmark.dev"
 	actor    = "MutatingWebhookConfiguration actor.mintmark.dev"
 	changes  = "MutatingWebhookConfiguration changes.mintmark.dev"
+	brakes   = "MutatingWebhookConfiguration revocations.mintmark.dev"
 	checks   = "ValidatingWebhookConfiguration servicetokens.mintmark.dev"
 )
 
@@ -150,6 +151,10 @@ func TestWhichUpdatesAreOfWhatIsAllowed(t *testing.T) {
 		"a permission less":                  {"apikeys", object(nil, m{"permissions": []any{"a"}}), object(nil, m{}), true},
 		"a role":                             {"apikeys", object(nil, m{"roles": []any{"a"}}), object(nil, m{"roles": []any{"b"}}), true},
 		"a class":                            {"servicetokens", object(nil, m{"credentialClassName": "a"}), object(nil, m{"credentialClassName": "b"}), true},
+		"a network less":                     {"servicetokens", object(nil, m{"allowedCIDRs": []any{"10.0.0.0/8"}}), object(nil, m{}), true},
+		"an attribute":                       {"apikeys", object(nil, m{"attributes": m{"a": "b"}}), object(nil, m{"attributes": m{"a": "c"}}), true},
+		"a rate":                             {"apikeys", object(nil, m{"rateLimit": m{"requests": 1}}), object(nil, m{}), true},
+		"an audience":                        {"apikeys", object(nil, m{}), object(nil, m{"jwt": m{"audiences": []any{"a"}}}), true},
 		"an administrator":                   {"servicetokens", object(nil, m{}), object(nil, m{"admin": true}), true},
 		"the name of who changed it":         {"servicetokens", object(mark, m{}), object(m{v1alpha1.AnnotationChangedBy: "1 bob"}, m{}), true},
 		"that it is taken away":              {"accessroles", object(mark, m{}), object(nil, m{}), true},
@@ -225,7 +230,7 @@ func TestHowTheWebhooksAreCalled(t *testing.T) {
 		if hook.NamespaceSelector != nil || hook.ObjectSelector != nil {
 			t.Errorf("%s leaves out a part of the cluster, where people could hide", name)
 		}
-		ignored := []string{actor, changes, "ValidatingWebhookConfiguration credentialclasses-by-administrators.mintmark.dev"}
+		ignored := []string{actor, changes, brakes, "ValidatingWebhookConfiguration credentialclasses-by-administrators.mintmark.dev"}
 		if open := *hook.FailurePolicy == admissionregistrationv1.Ignore; open != slices.Contains(ignored, name) {
 			t.Errorf("%s: failurePolicy %s", name, *hook.FailurePolicy)
 		}
@@ -235,7 +240,7 @@ func TestHowTheWebhooksAreCalled(t *testing.T) {
 			}
 		}
 	}
-	if len(hooks) != 11 {
+	if len(hooks) != 12 {
 		t.Errorf("there are %d webhooks; is a new one to be looked at here?", len(hooks))
 	}
 }

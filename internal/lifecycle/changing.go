@@ -4,8 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 	"github.com/mintmark-dev/mintmark/internal/credential"
@@ -15,9 +18,17 @@ import (
 const TransitionChanged = "Changed"
 
 // GrantMark names what a spec grants, in whatever order it is written: class, permissions,
-// roles, and whether it is an administrator's.
+// roles, attributes, whether it is an administrator's, and from where, how often and for
+// whom it is good.
 func GrantMark(spec *v1alpha1.CredentialSpec) string {
-	text, err := json.Marshal([]any{spec.CredentialClassName, texts(spec.Permissions), slices.Sorted(slices.Values(spec.Roles)), spec.Admin})
+	var audiences []string
+	if spec.JWT != nil {
+		audiences = slices.Sorted(slices.Values(spec.JWT.Audiences))
+	}
+	text, err := json.Marshal([]any{
+		spec.CredentialClassName, texts(spec.Permissions), slices.Sorted(slices.Values(spec.Roles)), spec.Admin, spec.Attributes, texts(spec.AllowedCIDRs),
+		spec.RateLimit, audiences,
+	})
 	if err != nil {
 		return "" // strings and a bool
 	}
@@ -66,7 +77,11 @@ func difference(before, now *credential.Record) string {
 	for _, of := range []struct {
 		name        string
 		before, now []string
-	}{{"permissions", before.Permissions, now.Permissions}, {"roles", before.Roles, now.Roles}} {
+	}{
+		{"permissions", before.Permissions, now.Permissions}, {"roles", before.Roles, now.Roles},
+		{"attributes", inWords(before.Attributes), inWords(now.Attributes)}, {"networks", before.CIDRs, now.CIDRs},
+		{"audiences", before.JWT.Audiences, now.JWT.Audiences},
+	} {
 		var marks []string
 		for _, s := range of.now {
 			if !slices.Contains(of.before, s) {
@@ -82,5 +97,23 @@ func difference(before, now *credential.Record) string {
 			parts = append(parts, of.name+" "+strings.Join(marks, " "))
 		}
 	}
+	if was, is := rateInWords(before.Rate), rateInWords(now.Rate); was != is {
+		parts = append(parts, "rate "+was+" -> "+is)
+	}
 	return strings.Join(parts, "; ")
+}
+
+// inWords are attributes as "name=value", by name.
+func inWords(attributes map[string]string) (words []string) {
+	for _, name := range slices.Sorted(maps.Keys(attributes)) {
+		words = append(words, name+"="+attributes[name])
+	}
+	return words
+}
+
+func rateInWords(r *credential.RecordRate) string {
+	if r == nil {
+		return "without limit"
+	}
+	return fmt.Sprintf("%d in %s, %d at once", r.Requests, time.Duration(r.PerMillis)*time.Millisecond, r.Burst)
 }

@@ -14,16 +14,27 @@ func TestAChangeOfWhatIsGrantedIsOneTransition(t *testing.T) {
 		change func(*v1alpha1.CredentialSpec)
 		want   string // empty: it is none
 	}{
-		"a permission more":             {func(s *v1alpha1.CredentialSpec) { s.Permissions = append(s.Permissions, "deploy:write") }, "permissions +deploy:write"},
-		"others":                        {func(s *v1alpha1.CredentialSpec) { s.Permissions = []v1alpha1.Permission{"b:c", "a:b"} }, "permissions +a:b +b:c -api:read -api:write"},
-		"in another order":              {func(s *v1alpha1.CredentialSpec) { slices.Reverse(s.Permissions) }, ""},
-		"a role":                        {func(s *v1alpha1.CredentialSpec) { s.Roles = []string{"deployer"} }, "roles +deployer"},
-		"another time to live":          {func(s *v1alpha1.CredentialSpec) { s.TTL = "30d" }, ""},
-		"another description":           {func(s *v1alpha1.CredentialSpec) { s.Description = "x" }, ""},
+		"a permission more":    {func(s *v1alpha1.CredentialSpec) { s.Permissions = append(s.Permissions, "deploy:write") }, "permissions +deploy:write"},
+		"others":               {func(s *v1alpha1.CredentialSpec) { s.Permissions = []v1alpha1.Permission{"b:c", "a:b"} }, "permissions +a:b +b:c -api:read -api:write"},
+		"in another order":     {func(s *v1alpha1.CredentialSpec) { slices.Reverse(s.Permissions) }, ""},
+		"a role":               {func(s *v1alpha1.CredentialSpec) { s.Roles = []string{"deployer"} }, "roles +deployer"},
+		"another time to live": {func(s *v1alpha1.CredentialSpec) { s.TTL = "30d" }, ""},
+		"another description":  {func(s *v1alpha1.CredentialSpec) { s.Description = "x" }, ""},
+		"a network less":       {func(s *v1alpha1.CredentialSpec) { s.AllowedCIDRs = nil }, "networks -10.0.0.0/8"},
+		"a network more":       {func(s *v1alpha1.CredentialSpec) { s.AllowedCIDRs = append(s.AllowedCIDRs, "0.0.0.0/0") }, "networks +0.0.0.0/0"},
+		"an attribute that is another, and one more": {func(s *v1alpha1.CredentialSpec) {
+			s.Attributes = map[string]v1alpha1.MetadataValue{"tier": "gold", "region": "eu"}
+		}, "attributes +region=eu +tier=gold -tier=free"},
+		"an audience":                   {func(s *v1alpha1.CredentialSpec) { s.JWT = &v1alpha1.JWT{Audiences: []string{"billing"}} }, "audiences +billing"},
+		"a rate":                        {func(s *v1alpha1.CredentialSpec) { s.RateLimit = &v1alpha1.RateLimit{Requests: 5} }, "rate without limit -> 5 in 1s, 5 at once"},
+		"a JWT that lives longer":       {func(s *v1alpha1.CredentialSpec) { s.JWT = &v1alpha1.JWT{TTL: "5m"} }, ""},
 		"a role instead of permissions": {func(s *v1alpha1.CredentialSpec) { s.Roles, s.Permissions = []string{"r"}, nil }, "permissions -api:read -api:write; roles +r"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			w := newWorld(t, &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read", "api:write"}})
+			w := newWorld(t, &v1alpha1.CredentialSpec{
+				Permissions: []v1alpha1.Permission{"api:read", "api:write"}, AllowedCIDRs: []v1alpha1.CIDR{"10.0.0.0/8"},
+				Attributes: map[string]v1alpha1.MetadataValue{"tier": "free"},
+			})
 			w.command([]string{"run"})
 			before := len(w.o.Status.Transitions)
 			tc.change(w.o.Spec)
