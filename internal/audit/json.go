@@ -21,6 +21,10 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return fmt.Errorf("the time of event %s: write it like 2026-01-15T12:00:00.123456Z: %w", d.ID, err)
 	}
+	// RFC 3339 has years of four digits, and in UTC this one may have another number of them.
+	if year := at.UTC().Year(); year < 0 || year > 9999 {
+		return fmt.Errorf("the time of event %s: in UTC its year is %d, and has to be between 0 and 9999", d.ID, year)
+	}
 	if d.TookMicros < 0 || d.TookMicros > math.MaxInt64/int64(time.Microsecond) {
 		return fmt.Errorf("event %s: took_us is no length of time", d.ID)
 	}

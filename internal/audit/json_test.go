@@ -12,44 +12,24 @@ import (
 )
 
 func TestABatchComesBackFromJSONAsItWasSealed(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		c := NewSealer("server-0/0190a5c4")
-		var before *Batch
-		for range rapid.IntRange(1, 3).Draw(rt, "batches") {
-			var events []Event
-			for range rapid.IntRange(0, 4).Draw(rt, "events") {
-				e := anEvent(rt)
-				e.Namespace = rapid.SampledFrom([]string{"", "payments"}).Draw(rt, "namespace")
-				e.Name = rapid.SampledFrom([]string{"", "<ci> & \u2028"}).Draw(rt, "name")
-				events = append(events, e)
-			}
-			b, err := c.Seal(events)
-			if err != nil {
-				rt.Fatal(err)
-			}
-			b.Cleared = rapid.Bool().Draw(rt, "cleared")
-			text, err := json.Marshal(b)
-			if err != nil {
-				rt.Fatal(err)
-			}
-			back := new(Batch)
-			if err := json.Unmarshal(text, back); err != nil {
-				rt.Fatal(err)
-			}
-			if diff := cmp.Diff(b, back, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-				rt.Fatalf("it differs (-sealed +read):\n%s", diff)
-			}
-			if err := back.Verify(before); err != nil {
-				rt.Fatal(err)
-			}
-			before = back
+	comesBack(t, func(rt *rapid.T, b *Batch) *Batch {
+		b.Cleared = rapid.Bool().Draw(rt, "cleared")
+		text, err := json.Marshal(b)
+		if err != nil {
+			rt.Fatal(err)
 		}
+		back := new(Batch)
+		if err := json.Unmarshal(text, back); err != nil {
+			rt.Fatal(err)
+		}
+		return back
 	})
 }
 
 func TestWhatIsNoEventOrBatchIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"id":"1","time":"2026-01-15T12:00:00Z"}`:                                                                     "not an event of the audit log",
+		`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"9999-12-31T23:59:59-00:01"}`:                             "its year is 10000",
 		`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"noon"}`:                                                  "the time of event 0190a5c4-7f00-7abc-8def-000000000000",
 		`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"2026-01-15T12:00:00Z","client":"here"}`:                  "is not an address",
 		`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"2026-01-15T12:00:00Z","took_us":9223372036854775807}`:    "no length of time",
@@ -70,6 +50,9 @@ func TestWhatIsNoEventOrBatchIsRefused(t *testing.T) {
 
 func FuzzEventJSON(f *testing.F) {
 	f.Add([]byte(`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"2026-01-15T12:00:00.123456Z","type":"authentication","outcome":"allowed","client":"192.0.2.7","took_us":38}`))
+	// Years that have other than four digits in UTC.
+	f.Add([]byte(`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"9999-12-31T23:59:59-00:01"}`))
+	f.Add([]byte(`{"id":"0190a5c4-7f00-7abc-8def-000000000000","time":"0000-01-01T00:00:00+00:01"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var e, again Event
 		if json.Unmarshal(data, &e) != nil {
@@ -78,7 +61,7 @@ func FuzzEventJSON(f *testing.F) {
 		e.normalise()
 		text, err := json.Marshal(e)
 		if err != nil {
-			t.Skip() // a year of five digits
+			t.Fatalf("what was read cannot be written: %v", err)
 		}
 		if err := json.Unmarshal(text, &again); err != nil {
 			t.Fatalf("what was written cannot be read: %v\n%s", err, text)

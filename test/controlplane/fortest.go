@@ -34,6 +34,20 @@ func ForTest(t testing.TB) *ControlPlane {
 	return shared.plane
 }
 
+// Until tries until it succeeds or the time is over, and gives the last error.
+func Until(within time.Duration, try func() error) error {
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		<-tick.C
+	}
+}
+
 // Main runs the tests and then stops the control plane, if ForTest started one:
 //
 //	func TestMain(m *testing.M) { controlplane.Main(m) }
