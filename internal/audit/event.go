@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -115,14 +116,74 @@ const (
 	TypeServerStopped  Type = "server.stopped"
 )
 
-// Presents tells whether an event of the type is about somebody presenting a
-// credential: those count as its uses.
+// Presents tells whether an event of the type is about a request with which somebody
+// presents a credential.
 func (t Type) Presents() bool {
 	switch t {
 	case TypeAuthentication, TypeTokenIssued, TypeTokenExchanged, TypeTokenRevoked, TypeIntrospection:
 		return true
 	}
-	return false
+	return t.Manages()
+}
+
+// Manages tells whether such a request is one to the management API.
+func (t Type) Manages() bool { return t == TypeManagement || t == TypeManagementRead || t == TypeCICD }
+
+// Use is a value of a credential being presented.
+type Use struct {
+	UID, Namespace, Subject string
+	Version                 int64
+	Slot                    Slot
+	Prefix                  string
+	// Allowed: what it was presented for went on.
+	Allowed bool
+}
+
+// Names of details that tell of the credential that a request to the management API was
+// made with, where the event is about another one.
+const (
+	detailActorUID       = "actor_uid"
+	detailActorNamespace = "actor_namespace"
+	detailActorVersion   = "actor_version"
+	detailActorSlot      = "actor_slot"
+	detailActorPrefix    = "actor_prefix"
+)
+
+// Use is the use of a credential that the event tells of; false where it tells of none.
+func (e *Event) Use() (u Use, ok bool) {
+	if !e.Type.Presents() {
+		return u, false
+	}
+	u = Use{UID: e.UID, Namespace: e.Namespace, Subject: e.Subject, Version: e.Version, Slot: e.Slot, Prefix: e.Prefix}
+	// What is asked of the management API may be amiss, and a pipeline may tell of a failure:
+	// the credential was good for it.
+	u.Allowed = e.Outcome == Allowed || e.Outcome == Done || e.Outcome == Failed && e.Type.Manages() && e.UID != ""
+	uid, other := e.Detail[detailActorUID]
+	if !other || !e.Type.Manages() {
+		return u, true
+	}
+	version, err := strconv.ParseInt(string(e.Detail[detailActorVersion]), 10, 64)
+	if err != nil {
+		version = 0 // written before there was this detail
+	}
+	u.UID, u.Namespace, u.Subject = string(uid), string(e.Detail[detailActorNamespace]), string(e.Actor)
+	u.Version, u.Slot, u.Prefix = version, Slot(e.Detail[detailActorSlot]), string(e.Detail[detailActorPrefix])
+	return u, true
+}
+
+// KeepUse puts what [Event.Use] tells of into the details, for an event that is to be about
+// another credential than the one that the request was made with. The details are its own.
+func (e *Event) KeepUse() {
+	e.Detail[detailActorUID] = Text(e.UID) // also of another issuer's, who has none here
+	for name, text := range map[string]string{detailActorNamespace: e.Namespace, detailActorSlot: string(e.Slot), detailActorPrefix: e.Prefix} {
+		if text != "" {
+			e.Detail[name] = Text(text)
+		}
+	}
+	if e.Version != 0 {
+		e.Detail[detailActorVersion] = Text(strconv.FormatInt(e.Version, 10))
+	}
+	e.Version, e.Slot, e.Prefix = 0, "", ""
 }
 
 // Bounds of an event's fields, in bytes.

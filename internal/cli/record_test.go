@@ -36,7 +36,14 @@ type auditServer struct {
 	// stuck answers with the same batches for ever.
 	stuck bool
 	url   string
+	// page is called before each page of events is answered, and gives the server's time.
+	page func(n int) time.Time
+	// pages counts them.
+	pages int
 }
+
+// cut stands among the statuses of fail for an answer that breaks off.
+const cut = -1
 
 func newAuditServer(t *testing.T) *auditServer {
 	t.Helper()
@@ -54,6 +61,9 @@ func newAuditServer(t *testing.T) *auditServer {
 		}
 		s.mu.Unlock()
 		switch {
+		case status == cut:
+			w.Header().Set("Content-Length", "1000")
+			_, _ = w.Write([]byte(`{"items":[`))
 		case status != 0:
 			w.WriteHeader(status)
 			_, _ = w.Write([]byte(`{"title":"x","detail":"for a moment"}`))
@@ -78,6 +88,10 @@ func (s *auditServer) add(events ...audit.Event) {
 func answerJSON(w http.ResponseWriter, v any) { _ = json.NewEncoder(w).Encode(v) }
 
 func (s *auditServer) listEvents(w http.ResponseWriter, r *http.Request) {
+	if s.page != nil {
+		s.pages++
+		w.Header().Set("Date", s.page(s.pages).UTC().Format(http.TimeFormat))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := r.URL.Query()
@@ -101,14 +115,19 @@ func (s *auditServer) listEvents(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, answer)
 }
 
-func (s *auditServer) listChains(w http.ResponseWriter, _ *http.Request) {
+func (s *auditServer) listChains(w http.ResponseWriter, r *http.Request) {
 	items := []chainInfo{}
 	for name, batches := range s.batches {
 		last := batches[len(batches)-1]
-		items = append(items, chainInfo{Name: name, Batches: int64(len(batches)), Head: last.Digest, LastNumber: last.Sequence, First: noonOf(1), Last: noonOf(9)})
+		items = append(items, chainInfo{Name: name, Head: last.Digest, LastNumber: last.Sequence, First: noonOf(1), Last: noonOf(9)})
 	}
 	slices.SortFunc(items, func(a, b chainInfo) int { return strings.Compare(a.Name, b.Name) })
-	answerJSON(w, map[string]any{"items": items})
+	items = slices.DeleteFunc(items, func(c chainInfo) bool { return c.Name <= r.URL.Query().Get("cursor") })
+	answer := map[string]any{"items": items[:min(1, len(items))]} // pages are small here
+	if len(items) > 1 {
+		answer["next"] = items[0].Name
+	}
+	answerJSON(w, answer)
 }
 
 func (s *auditServer) listBatches(w http.ResponseWriter, r *http.Request) {
@@ -278,12 +297,73 @@ func TestFollowingGoesOnAfterAFailureWithoutAGap(t *testing.T) {
 	s := newAuditServer(t)
 	seen, notes := following(t, s, 100)
 	s.mu.Lock()
-	s.fail = []int{503, 500, 429, 503}
+	s.fail = []int{503, 500, cut, 429, 503}
 	s.mu.Unlock()
 	s.add(anEvent(1, time.Now().UTC()))
 	until(t, "the event", func() bool { return len(seen()) == 1 })
 	if !strings.Contains(notes(), "trying again") {
 		t.Errorf("told: %s", notes())
+	}
+}
+
+// Reading all there is may take long. What comes late to a place that was read already is
+// shown by the look that follows, as after a short reading.
+func TestNothingIsLostWhileALongLogIsRead(t *testing.T) {
+	s := newAuditServer(t)
+	start := noonOf(15)
+	for n := range 5 {
+		s.add(anEvent(n, start.Add(time.Duration(n-1000)*time.Second)))
+	}
+	s.add(anEvent(5, start.Add(-time.Second)), anEvent(6, start))
+	s.page = func(n int) time.Time {
+		if n < 3 {
+			return start
+		}
+		if n == 3 {
+			s.add(anEvent(7, start.Add(-2*time.Second)))
+		}
+		return start.Add(time.Minute)
+	}
+	a := newApp(Config{Streams: genericiooptions.IOStreams{In: strings.NewReader("key"), Out: &bytes.Buffer{}, ErrOut: &bytes.Buffer{}}})
+	r, err := a.reader(t.Context(), &serverFlags{url: s.url, timeout: time.Minute}, new(keySource))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	tail := &tail{reader: r, filter: map[string][]string{}, late: 15 * time.Second, print: func(e logEvent) error {
+		seen = append(seen, e.Subject)
+		return nil
+	}}
+	if err := errors.Join(tail.begin(t.Context(), time.Time{}, 0), tail.look(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != 8 || len(unique(seen)) != 8 || s.pages < 4 {
+		t.Errorf("after %d pages seen: %q", s.pages, seen)
+	}
+}
+
+// An answer that breaks off is no answer: neither a yes nor a no.
+func TestAnAnswerThatBreaksOffIsNone(t *testing.T) {
+	s := newAuditServer(t)
+	for _, args := range [][]string{{"verify"}, {"token"}, {"logs"}, {"logs", "verify"}, {"analytics"}} {
+		s.fail = []int{cut}
+		if code, out, errOut := s.mintmark(t, args...); code != exitUnanswered || out != "" || !strings.Contains(errOut, "reading the answer of "+s.url) {
+			t.Errorf("%s: exit %d\n%s%s", strings.Join(args, " "), code, out, errOut)
+		}
+	}
+}
+
+func TestNothingInPlainOutputCommandsTheTerminal(t *testing.T) {
+	var out bytes.Buffer
+	a := newApp(Config{Streams: genericiooptions.IOStreams{Out: &out}})
+	for _, format := range []string{"json", "yaml"} {
+		out.Reset()
+		if err := a.printPlain(analytics{Top: []analyticsTop{{Subject: "a\u009b31m\x1b[2J"}}}, format); err != nil {
+			t.Fatal(err)
+		}
+		if text := out.String(); strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) || !strings.Contains(text, "31m") {
+			t.Errorf("%s: %q", format, text)
+		}
 	}
 }
 

@@ -36,8 +36,9 @@ func TestEveryOperationIsGuardedByItsPermission(t *testing.T) {
 				s.send(t, 0, op.Method, mine, "", body).want(t, http.StatusUnauthorized)
 				s.send(t, 0, op.Method, mine, made.value()+"0", body).want(t, http.StatusUnauthorized)
 				refused := s.send(t, 0, op.Method, mine, lacking, body).want(t, http.StatusForbidden)
-				if challenge := refused.header.Get("WWW-Authenticate"); !strings.Contains(challenge, `scope="`+op.Permission+`"`) {
-					t.Errorf("the challenge %q does not name %s", challenge, op.Permission)
+				if challenge := refused.header.Get("WWW-Authenticate"); !strings.Contains(challenge, `scope="`+op.Permission+`"`) ||
+					!strings.Contains(refused.text("detail"), op.Permission) {
+					t.Errorf("the challenge %q, or the problem %s, does not name %s", challenge, refused, op.Permission)
 				}
 				if mine == nobodys {
 					return
@@ -83,7 +84,10 @@ func TestACallerHandsOutNoMoreThanItHolds(t *testing.T) {
 		"with a TTL that is none":                 {map[string]any{"ttl": "1week2"}, 422, "ttl"},
 		"with a field there is not":               {map[string]any{"permission": []string{"orders:read"}}, 422, "body.permission"},
 		"with a field in other letters":           {map[string]any{"Permissions": []string{"orders:read"}}, 422, "body.Permissions"},
-		"with a field of another type":            {map[string]any{"permissions": 7}, 422, "body.permissions"},
+		"with a field of another type":            {map[string]any{"permissions": 7}, 422, "body.permissions: write a list of names"},
+		"with a permission of no letters":         {map[string]any{"permissions": []string{"orders:read", ""}}, 422, "body.permissions: write a list of names"},
+		"with an end that has passed":             {map[string]any{"expires_at": "2020-01-01T00:00:00Z"}, 422, "body.expires_at"},
+		"with nothing":                            {nil, 400, "body: there is none"},
 		"with a field that is there twice":        {`{"permissions":[],"permissions":["orders:read"]}`, 400, "permissions"},
 		"in something other than JSON":            {`permissions=orders:read`, 400, "JSON"},
 		"in an array":                             {`[]`, 422, "body"},
@@ -267,6 +271,9 @@ func TestWhatASecretDeliversIsRotatedThereAndRevokedHere(t *testing.T) {
 	s.send(t, 1, "POST", path+"/revoke", s.admin, map[string]any{"versions": []int64{1}, "reason": "old"}).want(t, 200)
 	eventually(t, "the version is refused", func() bool { return !s.good(t, 0, value) })
 	s.send(t, 1, "POST", path+"/revoke", s.admin, map[string]any{"versions": []int64{0}}).want(t, 422)
+	if got := s.send(t, 1, "POST", path+"/revoke", s.admin, map[string]any{"versions": []int64{1, 99}}).want(t, 422); !strings.Contains(got.text("detail"), "the latest is ") {
+		t.Errorf("of a version that there is not yet: %s", got)
+	}
 	s.send(t, 1, "DELETE", path, s.admin, nil).want(t, 200)
 	eventually(t, "the status accounts for it", func() bool { return read().Status.Revocation != nil })
 	s.send(t, 1, "POST", path+"/rotate", s.admin, nil).want(t, 409)
@@ -286,7 +293,8 @@ func TestWhatASecretDeliversIsRotatedThereAndRevokedHere(t *testing.T) {
 func TestTheEmergencyBrakeTakesWhatItSelects(t *testing.T) {
 	s := running(t)
 	const path = "/api/v1/auth/emergency-revoke"
-	inside, outside := s.caller(t, "braked", "orders:read", management.PermissionEmergencyRevoke), s.caller(t, "unbraked", "orders:read")
+	braked, unbraked, key := unique("braked"), unique("unbraked"), unique("drill")
+	inside, outside := s.caller(t, braked, "orders:read", management.PermissionEmergencyRevoke), s.caller(t, unbraked, "orders:read")
 	for sentence, tc := range map[string]struct {
 		credential string
 		body       any
@@ -298,8 +306,8 @@ func TestTheEmergencyBrakeTakesWhatItSelects(t *testing.T) {
 		"all and a selection":            {s.admin, map[string]any{"reason": "x", "all": true, "kinds": []string{"APIKey"}}, 422},
 		"a kind there is not":            {s.admin, map[string]any{"reason": "x", "kinds": []string{"Secret"}}, 422},
 		"labels that are none":           {s.admin, map[string]any{"reason": "x", "labels": map[string]string{"a b": "c"}}, 422},
-		"another namespace than its own": {inside, map[string]any{"reason": "x", "namespaces": []string{"unbraked"}}, 403},
-		"one of two namespaces its own":  {inside, map[string]any{"reason": "x", "namespaces": []string{"braked", "unbraked"}}, 403},
+		"another namespace than its own": {inside, map[string]any{"reason": "x", "namespaces": []string{unbraked}}, 403},
+		"one of two namespaces its own":  {inside, map[string]any{"reason": "x", "namespaces": []string{braked, unbraked}}, 403},
 	} {
 		t.Run(sentence, func(t *testing.T) { s.send(t, 0, "POST", path, tc.credential, tc.body).want(t, tc.want) })
 	}
@@ -317,17 +325,17 @@ func TestTheEmergencyBrakeTakesWhatItSelects(t *testing.T) {
 	if err := s.cluster.Get(t.Context(), client.ObjectKey{Name: pulled.text("name")}, r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Spec.All || !slices.Equal(r.Spec.Namespaces, []string{"braked"}) || !strings.HasPrefix(r.Annotations[v1alpha1.AnnotationRequestedBy], "servicetoken:braked:") {
+	if r.Spec.All || !slices.Equal(r.Spec.Namespaces, []string{braked}) || !strings.HasPrefix(r.Annotations[v1alpha1.AnnotationOnBehalfOf], "servicetoken:"+braked+":") {
 		t.Errorf("the Revocation is %+v by %q", r.Spec, r.Annotations)
 	}
 	body := map[string]any{"reason": "drill", "namespaces": []string{"nobody-is-here"}, "kinds": []string{"APIKey"}}
-	first := s.send(t, 0, "POST", path, s.admin, body, "Idempotency-Key", "drill").want(t, 201)
-	again := s.send(t, 1, "POST", path, s.admin, body, "Idempotency-Key", "drill").want(t, 200)
+	first := s.send(t, 0, "POST", path, s.admin, body, "Idempotency-Key", key).want(t, 201)
+	again := s.send(t, 1, "POST", path, s.admin, body, "Idempotency-Key", key).want(t, 200)
 	if first.text("id") != again.text("id") || again.field("replayed") != true {
 		t.Errorf("answered %s, then %s", first, again)
 	}
 	body["reason"] = "another drill"
-	s.send(t, 1, "POST", path, s.admin, body, "Idempotency-Key", "drill").want(t, 422)
+	s.send(t, 1, "POST", path, s.admin, body, "Idempotency-Key", key).want(t, 422)
 }
 
 // What an operation is recorded as: who did what to which credential, and nothing secret.
@@ -355,8 +363,13 @@ func TestEveryChangeIsRecordedWithWhoMadeIt(t *testing.T) {
 func TestBodiesAreBoundedAndOfOneType(t *testing.T) {
 	s := running(t)
 	large := `{"description":"` + strings.Repeat("x", management.MaxBody) + `"}`
-	s.send(t, 0, "POST", "/api/auth/keys", s.admin, large).want(t, http.StatusRequestEntityTooLarge)
-	s.send(t, 0, "POST", "/api/auth/keys", s.admin, "{}", "Content-Type", "text/plain").want(t, http.StatusUnsupportedMediaType)
+	if got := s.send(t, 0, "POST", "/api/auth/keys", s.admin, large).want(t, http.StatusRequestEntityTooLarge); !strings.Contains(got.text("detail"), "1 MiB") {
+		t.Errorf("answered %s", got)
+	}
+	got := s.send(t, 0, "POST", "/api/auth/keys", s.admin, "{}", "Content-Type", "text/plain").want(t, http.StatusUnsupportedMediaType)
+	if detail := got.text("detail"); !strings.Contains(detail, "application/json") || strings.Contains(detail, "plain") {
+		t.Errorf("answered %s, want it to say what to send, and not what was", got)
+	}
 	s.send(t, 0, "POST", "/api/auth/keys", s.admin, "description=x", "Content-Type", "application/x-www-form-urlencoded").want(t, http.StatusUnsupportedMediaType)
 	refused := s.send(t, 0, "PUT", "/api/auth/keys", s.admin, "{}").want(t, http.StatusMethodNotAllowed)
 	if got := refused.header.Get("Allow"); got != "GET, HEAD, POST" {

@@ -36,7 +36,7 @@ type Analytics struct {
 	Totals   *Totals        `json:"totals,omitempty" doc:"Absent where one credential was asked for."`
 	Requests RequestTotals  `json:"requests"`
 	Daily    []Day          `json:"daily" nullable:"false" doc:"Days with requests, the earliest first."`
-	Latency  *Percentiles   `json:"latency_us,omitempty" doc:"Time to an answer in microseconds: upper bounds of buckets that double. Absent where one credential was asked for."`
+	Latency  *Percentiles   `json:"latency_us,omitempty" doc:"Time to an answer in microseconds: upper bounds of buckets that double. Absent where one credential was asked for, or no request was timed."`
 	Top      []TopUse       `json:"top,omitempty" doc:"The most used."`
 	Idle     []Idle         `json:"idle,omitempty" doc:"Active credentials not used for idle_days, those never used first; at most 1,000."`
 	Versions []VersionUsage `json:"versions,omitempty" doc:"Of one credential: its versions, the latest first, since they were made."`
@@ -102,11 +102,7 @@ type VersionUsage struct {
 
 // showAnalytics tells what came of the requests of all that the caller may see.
 func showAnalytics(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *AnalyticsInput) (*AnalyticsOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *AnalyticsInput) (*AnalyticsOutput, error) {
 		f := filterOf(a.config.Now(), in.Days)
 		f.UID, f.Top = in.UID, in.Top
 		if in.UID == "" {
@@ -153,7 +149,9 @@ func analyticsOf(f *store.AnalyticsFilter, got *store.Analytics) Analytics {
 	}
 	t, l := got.Totals, got.Latency
 	out.Totals = &Totals{All: t.All(), Active: t.Active, Inactive: t.Inactive, Expired: t.Expired, Revoked: t.Revoked}
-	out.Latency = &Percentiles{P50: l.P50.Microseconds(), P90: l.P90.Microseconds(), P99: l.P99.Microseconds()}
+	if l != (store.Percentiles{}) {
+		out.Latency = &Percentiles{P50: l.P50.Microseconds(), P90: l.P90.Microseconds(), P99: l.P99.Microseconds()}
+	}
 	for _, u := range got.Top {
 		out.Top = append(out.Top, TopUse(u))
 	}
@@ -174,11 +172,7 @@ func known(at time.Time) *time.Time {
 
 // showCredentialAnalytics tells how one credential was used. It need not be there any more.
 func showCredentialAnalytics(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *CredentialAnalyticsInput) (*AnalyticsOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *CredentialAnalyticsInput) (*AnalyticsOutput, error) {
 		f := filterOf(a.config.Now(), in.Days)
 		f.UID = in.ID
 		var usage []store.VersionUsage

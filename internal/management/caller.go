@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/authz"
 	"github.com/mintmark-dev/mintmark/internal/store"
@@ -70,6 +72,28 @@ func callerOf(ctx context.Context) (*Caller, error) {
 		return nil, errUnauthenticated
 	}
 	return c, nil
+}
+
+// handle registers what serves an operation. It is told who calls, and does not run where
+// that is not known.
+func handle[I, O any](a *API, o huma.Operation, serve func(context.Context, *Caller, *I) (*O, error)) {
+	huma.Register(a.huma, o, func(ctx context.Context, in *I) (*O, error) {
+		c, err := callerOf(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return serve(ctx, c, in)
+	})
+}
+
+// forAdministrators lets those alone through who see all tenants.
+func forAdministrators[I, O any](serve func(context.Context, *Caller, *I) (*O, error)) func(context.Context, *Caller, *I) (*O, error) {
+	return func(ctx context.Context, c *Caller, in *I) (*O, error) {
+		if !c.Administrator {
+			return nil, errAdministrators
+		}
+		return serve(ctx, c, in)
+	}
 }
 
 // mayUse tells whether the caller holds a permission.

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/mintmark-dev/mintmark/internal/audit"
+	"github.com/mintmark-dev/mintmark/internal/authn"
 )
 
 // CICDInput is what a pipeline tells of itself.
@@ -40,16 +41,15 @@ type CICDOutput struct {
 // maxCICDText bounds a value, in bytes.
 const maxCICDText = 512
 
+// slots as the audit log names them.
+var slots = map[authn.Slot]audit.Slot{authn.SlotCurrent: audit.SlotCurrent, authn.SlotPrevious: audit.SlotPrevious}
+
 var detailName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$`)
 
 // cicdEvent takes in what a pipeline tells of itself, as an event about the credential that
 // told it. The same one told again is one event.
 func cicdEvent(a *API, o huma.Operation, p Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *CICDInput) (*CICDOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *CICDInput) (*CICDOutput, error) {
 		e, err := a.cicd(c, in)
 		if err != nil {
 			return nil, err
@@ -70,10 +70,14 @@ func cicdEvent(a *API, o huma.Operation, p Path) {
 // cicd is the event.
 func (a *API) cicd(c *Caller, in *CICDInput) (*audit.Event, error) {
 	b := &in.Body
+	subject := audit.Text(c.Subject)
+	if c.Kind == "" { // another issuer's: the name is what that issuer says
+		subject = audit.Clean(c.Subject, maxCICDText)
+	}
 	e := &audit.Event{
-		At: a.config.Now(), Type: audit.TypeCICD, Outcome: audit.Done, Reason: string(audit.Clean(b.Event, maxCICDText)), Subject: string(audit.Clean(c.Subject, maxCICDText)),
-		UID: c.UID, Kind: string(c.Kind), Namespace: c.Namespace, Name: c.Name, Version: c.Version, Prefix: c.Prefix,
-		Actor: audit.Clean(c.Subject, maxCICDText), Client: c.Client, UserAgent: audit.Clean(c.UserAgent, maxCICDText), RequestID: audit.Clean(c.RequestID, maxCICDText),
+		At: a.config.Now(), Type: audit.TypeCICD, Outcome: audit.Done, Reason: string(audit.Clean(b.Event, maxCICDText)), Subject: string(subject),
+		UID: c.UID, Kind: string(c.Kind), Namespace: c.Namespace, Name: c.Name, Version: c.Version, Slot: slots[c.Slot], Prefix: c.Prefix,
+		Actor: subject, Client: c.Client, UserAgent: audit.Clean(c.UserAgent, maxCICDText), RequestID: audit.Clean(c.RequestID, maxCICDText),
 		Detail: map[string]audit.Text{},
 	}
 	if c.Grant != nil {
@@ -108,7 +112,8 @@ func (a *API) cicd(c *Caller, in *CICDInput) (*audit.Event, error) {
 		return nil, a.failed(c, "taking in an event", err)
 	}
 	if once != nil {
-		e.ID = audit.FixedID("cicd", once.key)
+		// With what it says: of two events that were given one key by mistake none is lost.
+		e.ID = audit.FixedID("cicd", once.key, once.request)
 		return e, nil
 	}
 	if e.ID, err = audit.NewID(e.At, a.config.Random); err != nil {

@@ -105,11 +105,7 @@ type IssuedOutput struct {
 // createCredential makes one that is declared by its SHA-256.
 func createCredential(a *API, o huma.Operation, p Path) {
 	o.Responses = a.alsoOK(o.Responses, "A request with this Idempotency-Key has been carried out before. The value is not in this answer.", reflect.TypeFor[Issued]())
-	huma.Register(a.huma, o, func(ctx context.Context, in *CreateInput) (*IssuedOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *CreateInput) (*IssuedOutput, error) {
 		if in.Body.Kind == "" {
 			in.Body.Kind = string(p.Kind)
 		}
@@ -142,6 +138,9 @@ func (a *API) create(ctx context.Context, c *Caller, in *CreateInput) (*IssuedOu
 	ask.Namespace = namespace
 	if err := c.mayHandOut(ask.Admin, ask.Permissions, ask.Roles, ask.Attributes); err != nil {
 		return nil, err
+	}
+	if ask.ExpiresAt != nil && !a.config.Now().Before(*ask.ExpiresAt) {
+		return nil, problem(http.StatusUnprocessableEntity, "body.expires_at: it has passed, so the credential would never be accepted.")
 	}
 	once, err := in.once(c, "create", ask)
 	if err != nil {

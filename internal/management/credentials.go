@@ -181,11 +181,7 @@ type CredentialList struct {
 
 // listCredentials lists what the caller may see.
 func listCredentials(a *API, o huma.Operation, p Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *ListInput) (*ListOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *ListInput) (*ListOutput, error) {
 		if in.Kind == "" {
 			in.Kind = string(p.Kind)
 		}
@@ -242,9 +238,9 @@ func (a *API) list(ctx context.Context, c *Caller, in *ListInput) (*CredentialLi
 func (a *API) listError(c *Caller, err error) error {
 	switch {
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
-		return problem(http.StatusBadRequest, "cursor: the list that it is of is no longer kept. Begin again without cursor.")
+		return problem(http.StatusBadRequest, "query.cursor: the list that it is of is no longer kept. Begin again without cursor.")
 	case apierrors.IsBadRequest(err):
-		return problem(http.StatusBadRequest, "cursor: not one that a page before this has given, or not with the same filters.")
+		return problem(http.StatusBadRequest, "query.cursor: not one that a page before this has given, or not with the same filters.")
 	}
 	return a.clusterError(c, "listing credentials", err)
 }
@@ -302,7 +298,7 @@ func pairs(parameter string, given []string) (map[string]string, error) {
 func readCursor(text string) (string, error) {
 	token, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		return "", problem(http.StatusBadRequest, "cursor: not one that a page before this has given.")
+		return "", problem(http.StatusBadRequest, "query.cursor: not one that a page before this has given.")
 	}
 	return string(token), nil
 }
@@ -355,11 +351,7 @@ type CredentialOutput struct {
 
 // getCredential shows one.
 func getCredential(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *GetInput) (*CredentialOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *GetInput) (*CredentialOutput, error) {
 		object, err := a.find(ctx, c, in.ID)
 		if err != nil {
 			return nil, err

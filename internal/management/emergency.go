@@ -51,11 +51,7 @@ type Emergency struct {
 // emergencyRevoke makes a Revocation, which every server obeys as soon as it sees it.
 func emergencyRevoke(a *API, o huma.Operation, _ Path) {
 	o.Responses = a.alsoOK(o.Responses, "A request with this Idempotency-Key has been carried out before.", reflect.TypeFor[Emergency]())
-	huma.Register(a.huma, o, func(ctx context.Context, in *EmergencyInput) (*EmergencyOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *EmergencyInput) (*EmergencyOutput, error) {
 		spec, err := in.Body.spec(c)
 		if err != nil {
 			return nil, err
@@ -108,7 +104,7 @@ func (a *API) pullBrake(ctx context.Context, c *Caller, spec *v1alpha1.Revocatio
 		return nil, a.failed(c, "making up a name", err)
 	}
 	name := namePrefix + hex.EncodeToString(random[:])
-	annotations := map[string]string{v1alpha1.AnnotationRequestedBy: c.behalf()}
+	annotations := map[string]string{v1alpha1.AnnotationOnBehalfOf: c.behalf()}
 	if once != nil {
 		name = namePrefix + once.key[:2*nameBytes]
 		once.mark(annotations)
@@ -125,7 +121,7 @@ func (a *API) pullBrake(ctx context.Context, c *Caller, spec *v1alpha1.Revocatio
 				"header.Idempotency-Key: it has been used for another request. Take a new key for each request that is not the same.")
 		}
 		made, err = there, nil
-		if there.Annotations[v1alpha1.AnnotationRequestedBy] != c.behalf() {
+		if there.Annotations[v1alpha1.AnnotationOnBehalfOf] != c.behalf() {
 			status = http.StatusOK
 		}
 	}

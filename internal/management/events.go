@@ -107,11 +107,7 @@ type EventList struct {
 
 // listEvents searches the audit log.
 func listEvents(a *API, o huma.Operation, p Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *EventsInput) (*EventsOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *EventsInput) (*EventsOutput, error) {
 		filter, err := in.filter()
 		if err != nil {
 			return nil, err
@@ -217,66 +213,62 @@ func (in *EventsInput) query() url.Values {
 // Chain is one run of one server, as far as it is stored.
 type Chain struct {
 	Name        string    `json:"name"`
-	Batches     int64     `json:"batches"`
-	Events      int64     `json:"events"`
-	First       time.Time `json:"first" doc:"Time of its earliest event."`
-	Last        time.Time `json:"last" doc:"Time of its latest event."`
+	First       time.Time `json:"first" doc:"Time of the earliest event of its first batch."`
+	Last        time.Time `json:"last" doc:"Time of the latest event of its last batch."`
 	Head        string    `json:"head" doc:"Digest of its last batch: written down elsewhere, it shows whether batches were cut off later."`
-	FirstNumber uint64    `json:"first_number"`
-	LastNumber  uint64    `json:"last_number"`
+	FirstNumber uint64    `json:"first_number" doc:"Number of the first batch that is kept: 1, unless retention has dropped those before."`
+	LastNumber  uint64    `json:"last_number" doc:"Number of its last batch."`
 }
 
-// ChainsOutput is every chain.
+// ChainsInput pages the chains.
+type ChainsInput struct{ PageInput }
+
+// ChainsOutput is a page of chains.
 type ChainsOutput struct {
+	Link string `header:"Link" doc:"The next page, as rel=\"next\"; absent on the last."`
 	Body struct {
-		Items []Chain `json:"items" nullable:"false"`
+		Items []Chain `json:"items" nullable:"false" doc:"In the order of their names."`
+		Next  string  `json:"next,omitempty" doc:"Cursor of the next page; absent on the last."`
 	}
 }
 
 // listChains lists the chains of the audit log.
-func listChains(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, _ *struct{}) (*ChainsOutput, error) {
-		c, err := administrator(ctx)
+func listChains(a *API, o huma.Operation, p Path) {
+	handle(a, o, forAdministrators(func(ctx context.Context, c *Caller, in *ChainsInput) (*ChainsOutput, error) {
+		after, err := readCursor(in.Cursor)
 		if err != nil {
 			return nil, err
 		}
+		// One more than is asked for tells whether there is another page.
 		chains, err := read(ctx, a, c, "listing the chains of the audit log", func(ctx context.Context, s Store, _ store.Tenant) ([]store.Chain, error) {
-			return s.Chains(ctx)
+			return s.Chains(ctx, after, in.Limit+1)
 		})
 		if err != nil {
 			return nil, err
 		}
 		out := new(ChainsOutput)
+		if len(chains) > in.Limit {
+			chains = chains[:in.Limit]
+			out.Body.Next = base64.RawURLEncoding.EncodeToString([]byte(chains[in.Limit-1].Name))
+			out.Link = nextLink(p.Path, url.Values{"limit": {strconv.Itoa(in.Limit)}}, out.Body.Next)
+		}
 		out.Body.Items = make([]Chain, len(chains))
 		for i := range chains {
 			h := &chains[i]
 			out.Body.Items[i] = Chain{
-				Name: h.Name, Batches: h.Batches, Events: h.Events, First: h.First.UTC(), Last: h.Last.UTC(), Head: h.Head.String(),
-				FirstNumber: h.FirstNumber, LastNumber: h.LastNumber,
+				Name: h.Name, First: h.First.UTC(), Last: h.Last.UTC(), Head: h.Head.String(), FirstNumber: h.FirstNumber, LastNumber: h.LastNumber,
 			}
 		}
 		a.searched(c, "chains", "")
 		return out, nil
-	})
-}
-
-// administrator is a caller who sees all tenants.
-func administrator(ctx context.Context) (*Caller, error) {
-	c, err := callerOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !c.Administrator {
-		return nil, errAdministrators
-	}
-	return c, nil
+	}))
 }
 
 // BatchesInput asks for a part of a chain.
 type BatchesInput struct {
 	Chain string `query:"chain" required:"true" minLength:"1" maxLength:"512" doc:"Name of the chain."`
 	After uint64 `query:"after" default:"0" doc:"Batches after this one; 0 is from the first."`
-	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"10" doc:"How many at most. A batch has up to 1,000 events."`
+	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"10" doc:"How many at most. A batch has up to 10,000 events."`
 }
 
 // BatchesOutput is a part of a chain.
@@ -288,20 +280,12 @@ type BatchesOutput struct {
 	}
 }
 
-const (
-	// maxBatchEvents is from how many events on a part is complete, however few its batches.
-	maxBatchEvents = 5000
-	// batchStep is how many batches are read at once.
-	batchStep = 5
-)
+// batchStep is how many batches are checked at once.
+const batchStep = 100
 
 // listBatches gives batches as they are stored, so that whoever has them can check them.
 func listBatches(a *API, o huma.Operation, p Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *BatchesInput) (*BatchesOutput, error) {
-		c, err := administrator(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, forAdministrators(func(ctx context.Context, c *Caller, in *BatchesInput) (*BatchesOutput, error) {
 		out := new(BatchesOutput)
 		out.Body.Items = []Batch{}
 		more, err := read(ctx, a, c, "reading a chain of the audit log", func(ctx context.Context, s Store, _ store.Tenant) (bool, error) {
@@ -317,24 +301,20 @@ func listBatches(a *API, o huma.Operation, p Path) {
 		}
 		a.searched(c, "batches", url.Values{"chain": {in.Chain}}.Encode())
 		return out, nil
-	})
+	}))
 }
 
 // read adds batches, and tells whether there may be more.
 func (in *BatchesInput) read(ctx context.Context, s Store, items *[]Batch) (more bool, err error) {
 	after, events := in.After, 0
-	for len(*items) < in.Limit && events < maxBatchEvents {
-		step := min(batchStep, in.Limit-len(*items))
-		batches, err := s.Batches(ctx, in.Chain, after, step)
-		if err != nil {
+	for len(*items) < in.Limit && events < store.MaxBatchEvents {
+		batches, err := s.Batches(ctx, in.Chain, after, in.Limit-len(*items))
+		if err != nil || len(batches) == 0 {
 			return false, err
 		}
 		for _, b := range batches {
 			*items = append(*items, Batch{b})
 			after, events = b.Sequence, events+len(b.Events)
-		}
-		if len(batches) < step {
-			return false, nil
 		}
 	}
 	return true, nil
@@ -372,7 +352,8 @@ const verifyTime = 5 * time.Second
 // verification is how far the check of the chains is: it goes on from here in the next
 // call. Whoever changes the cursor misleads itself alone.
 type verification struct {
-	Chain    string       `json:"c"`
+	Chain    string       `json:"c"`           // empty: with the first one
+	Only     bool         `json:"o,omitempty"` // this chain, and none after it
 	Done     bool         `json:"d,omitempty"` // with this chain
 	Sequence uint64       `json:"s,omitempty"`
 	Digest   audit.Digest `json:"h,omitzero"`
@@ -383,23 +364,18 @@ type verification struct {
 
 // verifyChains works every digest out anew.
 func verifyChains(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *VerifyInput) (*VerifyOutput, error) {
-		c, err := administrator(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, forAdministrators(func(ctx context.Context, c *Caller, in *VerifyInput) (*VerifyOutput, error) {
 		var at verification
 		if text, err := base64.RawURLEncoding.DecodeString(in.Body.Cursor); err != nil || len(text) > 0 && json.Unmarshal(text, &at) != nil {
 			return nil, problem(http.StatusBadRequest, "body.cursor: not one that an answer before this has given.")
 		}
 		out := new(VerifyOutput)
 		out.Body.Chains = []VerifiedChain{}
+		if at.Chain == "" {
+			at.Chain, at.Only = in.Body.Chain, in.Body.Chain != ""
+		}
 		more, err := read(ctx, a, c, "checking the audit log", func(ctx context.Context, s Store, _ store.Tenant) (bool, error) {
-			names, err := chainNames(ctx, s, in.Body.Chain)
-			if err != nil {
-				return false, err
-			}
-			return at.run(ctx, s, names, a.config.Now, &out.Body.Chains)
+			return at.run(ctx, s, a.config.Now, &out.Body.Chains)
 		})
 		if err != nil {
 			return nil, err
@@ -413,52 +389,39 @@ func verifyChains(a *API, o huma.Operation, _ Path) {
 		}
 		a.searched(c, "verify", url.Values{"chain": {in.Body.Chain}}.Encode())
 		return out, nil
-	})
-}
-
-// chainNames are the chains to check, in the order of their names.
-func chainNames(ctx context.Context, s Store, only string) ([]string, error) {
-	chains, err := s.Chains(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for i := range chains {
-		if only == "" || chains[i].Name == only {
-			names = append(names, chains[i].Name)
-		}
-	}
-	if only != "" && len(names) == 0 {
-		return nil, problem(http.StatusNotFound, "There is no chain of this name: see GET /api/v1/audit/chains.")
-	}
-	slices.Sort(names)
-	return names, nil
+	}))
 }
 
 // run checks chains from where the check is, adds those that are done, and tells whether
-// there are more.
-func (v *verification) run(ctx context.Context, s Store, names []string, now func() time.Time, done *[]VerifiedChain) (more bool, err error) {
-	began := now()
-	for _, name := range names {
-		if name < v.Chain || name == v.Chain && v.Done {
-			continue
-		}
-		if name != v.Chain {
-			*v = verification{Chain: name}
-		}
-		for !v.Done {
-			if v.Batches > 0 && now().Sub(began) > verifyTime {
-				return true, nil
-			}
-			if err := v.step(ctx, s, done); err != nil {
+// there may be more. It goes on for a while, and gets on in any case.
+func (v *verification) run(ctx context.Context, s Store, now func() time.Time, done *[]VerifiedChain) (more bool, err error) {
+	for began := now(); len(*done) < maxVerified; {
+		if v.Chain == "" || v.Done {
+			if more, err := v.next(ctx, s); !more || err != nil {
 				return false, err
 			}
 		}
-		if len(*done) >= maxVerified {
-			return name != names[len(names)-1], nil
+		if err := v.step(ctx, s, done); err != nil {
+			return false, err
+		}
+		if now().Sub(began) > verifyTime {
+			return true, nil
 		}
 	}
-	return false, nil
+	return true, nil
+}
+
+// next goes on to the chain after this one; false where there is none.
+func (v *verification) next(ctx context.Context, s Store) (bool, error) {
+	if v.Only {
+		return false, nil
+	}
+	chains, err := s.Chains(ctx, v.Chain, 1)
+	if err != nil || len(chains) == 0 {
+		return false, err
+	}
+	*v = verification{Chain: chains[0].Name}
+	return true, nil
 }
 
 // maxVerified is how many chains one answer tells of.
@@ -469,6 +432,9 @@ func (v *verification) step(ctx context.Context, s Store, done *[]VerifiedChain)
 	batches, err := s.Batches(ctx, v.Chain, v.Sequence, batchStep)
 	if err != nil {
 		return err
+	}
+	if v.Only && v.Batches == 0 && len(batches) == 0 {
+		return problem(http.StatusNotFound, "There is no chain of this name: see GET /api/v1/audit/chains.")
 	}
 	result := VerifiedChain{Name: v.Chain}
 	for _, b := range batches {
@@ -485,7 +451,7 @@ func (v *verification) step(ctx context.Context, s Store, done *[]VerifiedChain)
 			v.Cleared++
 		}
 	}
-	v.Done = v.Done || len(batches) < batchStep
+	v.Done = v.Done || len(batches) == 0
 	if v.Done {
 		result.OK, result.Batches, result.Events, result.Cleared = result.Problem == "", v.Batches, v.Events, v.Cleared
 		*done = append(*done, result)

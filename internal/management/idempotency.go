@@ -28,13 +28,13 @@ type once struct {
 // once reads the header. What is asked for is part of it: the same key for something else is
 // a mistake of the caller's.
 func (in *IdempotencyInput) once(c *Caller, operation string, request any) (*once, error) {
-	if in.Key == "" {
-		return nil, nil
-	}
 	// The draft has a string of RFC 8941, in quotes; most clients leave these out.
 	key := in.Key
 	if len(key) >= 2 && strings.HasPrefix(key, `"`) && strings.HasSuffix(key, `"`) {
 		key = key[1 : len(key)-1]
+	}
+	if key == "" {
+		return nil, nil
 	}
 	text, err := json.Marshal(request)
 	if err != nil {

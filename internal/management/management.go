@@ -161,7 +161,7 @@ func description() huma.Config {
 // other letters, is an error, so that no two readers of a body find different things in it.
 var jsonFormat = huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
 
-var errNotJSON = errors.New("not JSON of the types that this operation takes")
+var errNotJSON = errors.New("not JSON of the types that this operation takes, in UTF-8 and without content coding")
 
 // unmarshal gives errors that repeat no value.
 func unmarshal(data []byte, v any) error {

@@ -2,6 +2,7 @@ package management
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -139,9 +140,29 @@ var bodyErrors = []int{http.StatusRequestEntityTooLarge, http.StatusUnsupportedM
 func (a *API) register() {
 	for _, op := range Operations() {
 		for _, p := range op.Paths {
-			op.bind(a, op.document(p), p)
+			o := op.document(p)
+			o.Middlewares = huma.Middlewares{a.readQuery}
+			op.bind(a, o, p)
 		}
 	}
+}
+
+// readQuery refuses a query that two readers can read in two ways, and what would otherwise
+// be left out in silence: a filter that is left out widens what is found.
+func (a *API) readQuery(ctx huma.Context, next func(huma.Context)) {
+	u := ctx.URL()
+	given, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		_ = huma.WriteErr(a.huma, ctx, http.StatusBadRequest, "query: not well-formed: write name=value with & between, and %XX for what has another meaning there.")
+		return
+	}
+	for _, p := range ctx.Operation().Parameters {
+		if p.In == "query" && p.Schema.Type != huma.TypeArray && len(given[p.Name]) > 1 {
+			_ = huma.WriteErr(a.huma, ctx, http.StatusUnprocessableEntity, "query."+p.Name+": it is there more than once, and can be once.")
+			return
+		}
+	}
+	next(ctx)
 }
 
 // document is the operation as the OpenAPI document has it.

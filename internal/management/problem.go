@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/mintmark-dev/mintmark/internal/audit"
 )
@@ -50,13 +51,23 @@ const (
 	maxErrorText   = 512
 )
 
+// noBody is what huma says where there has to be a body.
+const noBody = "request body is required"
+
 // newError makes the problems of requests that do not fit the operation. Names of fields
 // come from the caller and may be anything: they are shown as the audit log would show
 // them, and values are not shown at all.
 func newError(status int, message string, errs ...error) huma.StatusError {
-	if status >= http.StatusInternalServerError {
+	switch {
+	case status >= http.StatusInternalServerError:
 		// What went wrong inside is nobody's outside.
 		return problem(status, errInternal.Detail)
+	case status == http.StatusRequestEntityTooLarge:
+		return problem(status, "body: it is larger than 1 MiB.")
+	case status == http.StatusUnsupportedMediaType:
+		return problem(status, "body: send JSON, with Content-Type: application/json.")
+	case message == noBody:
+		return problem(status, "body: there is none: send a JSON object, {} where nothing is to be said.")
 	}
 	var said []string
 	for _, err := range errs {
@@ -87,6 +98,8 @@ func newError(status int, message string, errs ...error) huma.StatusError {
 // does. These are global settings of huma's, and this is its only user here.
 var setUp = sync.OnceFunc(func() {
 	huma.ValidateStrictCasing = true
+	// Names alone are of one form or another.
+	validation.MsgExpectedMatchExactlyOneSchema = "write a list of names, each of 1 to 253 characters, or one text with spaces between them"
 	huma.NewError = newError
 	huma.NewErrorWithContext = func(_ huma.Context, status int, message string, errs ...error) huma.StatusError {
 		return newError(status, message, errs...)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -49,11 +50,7 @@ func rotateCredential(a *API, o huma.Operation, p Path) {
 			"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Issued](), true, "Issued")},
 		},
 	}
-	huma.Register(a.huma, o, func(ctx context.Context, in *RotateInput) (*IssuedOutput, error) {
-		c, err := callerOf(ctx)
-		if err != nil {
-			return nil, err
-		}
+	handle(a, o, func(ctx context.Context, c *Caller, in *RotateInput) (*IssuedOutput, error) {
 		ask := RotateRequest{}
 		if in.Body != nil {
 			ask = *in.Body
@@ -299,28 +296,24 @@ type DeleteInput struct {
 
 // revokeCredential ends one.
 func revokeCredential(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *RevokeInput) (*CredentialOutput, error) {
+	handle(a, o, func(ctx context.Context, c *Caller, in *RevokeInput) (*CredentialOutput, error) {
 		ask := RevokeRequest{}
 		if in.Body != nil {
 			ask = *in.Body
 		}
-		return a.revoke(ctx, &change{id: in.ID, ifMatch: in.IfMatch}, &ask)
+		return a.revoke(ctx, c, &change{id: in.ID, ifMatch: in.IfMatch}, &ask)
 	})
 }
 
 // deleteCredential ends one, in the words of the other family. Its object stays, and tells
 // of it.
 func deleteCredential(a *API, o huma.Operation, _ Path) {
-	huma.Register(a.huma, o, func(ctx context.Context, in *DeleteInput) (*CredentialOutput, error) {
-		return a.revoke(ctx, &change{id: in.ID, ifMatch: in.IfMatch}, &RevokeRequest{Reason: in.Reason})
+	handle(a, o, func(ctx context.Context, c *Caller, in *DeleteInput) (*CredentialOutput, error) {
+		return a.revoke(ctx, c, &change{id: in.ID, ifMatch: in.IfMatch}, &RevokeRequest{Reason: in.Reason})
 	})
 }
 
-func (a *API) revoke(ctx context.Context, ch *change, ask *RevokeRequest) (*CredentialOutput, error) {
-	c, err := callerOf(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (a *API) revoke(ctx context.Context, c *Caller, ch *change, ask *RevokeRequest) (*CredentialOutput, error) {
 	for _, version := range ask.Versions {
 		if version < 1 {
 			return nil, problem(http.StatusUnprocessableEntity, "body.versions: versions are numbered from 1.")
@@ -329,6 +322,9 @@ func (a *API) revoke(ctx context.Context, ch *change, ask *RevokeRequest) (*Cred
 	o, err := a.carryOut(ctx, c, ch, "revoking a credential", func(o v1alpha1.Credential) (map[string]any, error) {
 		if o.CredentialSpec().Admin && !c.Administrator {
 			return nil, problem(http.StatusForbidden, "An administrator's credential is revoked by administrators alone.")
+		}
+		if latest := latestVersion(o); slices.ContainsFunc(ask.Versions, func(v int64) bool { return v > latest }) {
+			return nil, problem(http.StatusUnprocessableEntity, fmt.Sprintf("body.versions: there is no such version: the latest is %d.", latest))
 		}
 		return a.revokeIt(o, ask), nil
 	}, func(o v1alpha1.Credential) bool { return a.revokeIt(o, ask) == nil })
@@ -340,6 +336,15 @@ func (a *API) revoke(ctx context.Context, ch *change, ask *RevokeRequest) (*Cred
 	a.config.Log.Info("management: a credential was revoked", "kind", o.CredentialKind(), "namespace", o.GetNamespace(), "name", o.GetName(),
 		"uid", o.GetUID(), "caller", c.Subject, "request_id", c.RequestID)
 	return &CredentialOutput{ETag: etag(o), Body: describe(o, a.config.Now())}, nil
+}
+
+// latestVersion is the number of the version made last; 0 where there is none.
+func latestVersion(o v1alpha1.Credential) int64 {
+	latest := o.CredentialStatus().CurrentVersion
+	for _, v := range o.CredentialStatus().Versions {
+		latest = max(latest, v.Version)
+	}
+	return latest
 }
 
 // noReason is the reason of a revocation for which none was given: the object wants one.

@@ -11,7 +11,7 @@ import (
 // database may be down. It is safe for concurrent use.
 type Store interface {
 	Events(ctx context.Context, t store.Tenant, f store.EventFilter, p store.Page) (store.Events, error)
-	Chains(ctx context.Context) ([]store.Chain, error)
+	Chains(ctx context.Context, after string, limit int) ([]store.Chain, error)
 	Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error)
 	Usage(ctx context.Context, t store.Tenant, uid string) ([]store.VersionUsage, error)
 	Analytics(ctx context.Context, t store.Tenant, f store.AnalyticsFilter) (store.Analytics, error)

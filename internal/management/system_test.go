@@ -42,6 +42,7 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/store/database"
 	"github.com/mintmark-dev/mintmark/test/controlplane"
 	"github.com/mintmark-dev/mintmark/test/controlplane/manifests"
+	"github.com/mintmark-dev/mintmark/test/controlplane/process"
 	"github.com/mintmark-dev/mintmark/webhook"
 )
 
@@ -140,32 +141,23 @@ func (s *system) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port, err := freePort(ctx)
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		return err
 	}
-	if _, err := manifests.Install(ctx, s.plane.Config, root, port); err != nil {
+	if _, err := manifests.Install(ctx, s.plane.Config, root, ports[0]); err != nil {
 		return err
 	}
 	management, err := manifests.Build(filepath.Join(root, "config", "components", "management"))
 	if err != nil {
 		return err
 	}
-	if err := s.startController(ctx, port); err != nil {
+	if err := s.startController(ctx, ports[0]); err != nil {
 		return err
 	}
 	// The class passes the webhook, which is answered once the controller has written its
 	// certificate into the configuration.
 	return until(func() error { return manifests.Apply(ctx, s.plane.Config, management) })
-}
-
-func freePort(ctx context.Context) (int, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // startController wires a controller as its main does.
@@ -319,18 +311,7 @@ func (s *system) mint(ctx context.Context, namespace, name string, spec v1alpha1
 }
 
 // until tries for as long as the tests' patience lasts.
-func until(try func() error) error {
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		<-tick.C
-	}
-}
+func until(try func() error) error { return controlplane.Until(patience, try) }
 
 // reply is what a server answered.
 type reply struct {

@@ -48,6 +48,8 @@ func (p *public) managementRoutes(api *management.API) []*route {
 	var routes []*route
 	for _, op := range management.Operations() {
 		need := &need{permissions: []string{op.Permission}}
+		lacking := newProblem(http.StatusForbidden, outcomeForbidden,
+			"The credential is valid and does not hold the permission "+op.Permission+", or its class does not allow it.")
 		methods := op.Method
 		if methods == http.MethodGet {
 			methods += " " + http.MethodHead
@@ -55,7 +57,7 @@ func (p *public) managementRoutes(api *management.API) []*route {
 		for _, path := range op.Paths {
 			routes = append(routes, &route{
 				managed: true, name: op.Name, event: op.Event, methods: methods, path: path.Path, access: accessCredential,
-				serve: func(x *exchange) *problem { return p.manage(x, need, api) },
+				serve: func(x *exchange) *problem { return p.manage(x, need, lacking, api) },
 			})
 		}
 	}
@@ -71,10 +73,14 @@ func (p *public) managementRoutes(api *management.API) []*route {
 
 var openAPIContentType = []string{"application/openapi+json;version=3.1"}
 
-// manage lets a caller with the permission through to the management API.
-func (p *public) manage(x *exchange, need *need, api *management.API) *problem {
+// manage lets a caller with the permission through to the management API. Who has it not is
+// told that it is lacking.
+func (p *public) manage(x *exchange, need *need, lacking *problem, api *management.API) *problem {
 	x.need = need
 	if d := p.authorize(&x.evaluation); !d.allowed {
+		if x.code == codePermission {
+			return lacking
+		}
 		return d.told()
 	}
 	x.report = new(management.Report)
@@ -115,6 +121,9 @@ func (a *managed) WriteHeader(status int) {
 	if a.status == 0 && status >= http.StatusOK {
 		a.status = status
 	}
+	if status == http.StatusNotModified {
+		a.Header().Del("Content-Type") // a cache would take it for that of what it has
+	}
 	a.ResponseWriter.WriteHeader(status)
 }
 
@@ -149,8 +158,9 @@ func outcomeOf(status int) outcome {
 // reported puts what an operation of the management API says of itself into its event: the
 // credential that it was about, and who did it.
 func (a *auditor) reported(e *audit.Event, v *visit) {
-	actor := e.Subject
-	e.Actor = audit.Clean(actor, maxSubjectText)
+	// A subject is a name of ours, or has been cleaned: what is as long as a value is
+	// masked in neither.
+	e.Actor = audit.Text(e.Subject)
 	if e.Outcome == audit.Allowed && v.method != http.MethodGet && v.method != http.MethodHead {
 		e.Outcome = audit.Done
 	}
@@ -172,10 +182,9 @@ func (a *auditor) reported(e *audit.Event, v *visit) {
 	if r.About == nil {
 		return
 	}
-	detail["actor_uid"], detail["actor_prefix"] = audit.Clean(e.UID, maxNoteText), audit.Clean(e.Prefix, maxNoteText)
+	e.KeepUse()
 	about := r.About
 	e.Subject, e.UID, e.Kind, e.Namespace, e.Name, e.Class = about.Subject, about.UID, string(about.Kind), about.Namespace, about.Name, r.Class
-	e.Version, e.Prefix, e.Slot = 0, "", ""
 }
 
 // mountManagement mounts the management API, where there is one.

@@ -65,6 +65,12 @@ func TestTheFirstStatusOfAnAnswerCounts(t *testing.T) {
 	if w.status != http.StatusNotFound {
 		t.Errorf("it is %d", w.status)
 	}
+	unchanged := httptest.NewRecorder()
+	unchanged.Header().Set("Content-Type", problemType)
+	(&managed{ResponseWriter: unchanged}).WriteHeader(http.StatusNotModified)
+	if got := unchanged.Header().Get("Content-Type"); got != "" {
+		t.Errorf("a 304 has the Content-Type %s, which is not that of what the caller has", got)
+	}
 	unsaid := &managed{ResponseWriter: httptest.NewRecorder()}
 	if _, _ = unsaid.Write(nil); unsaid.status != http.StatusOK {
 		t.Errorf("unsaid it is %d", unsaid.status)
@@ -82,6 +88,7 @@ func TestTheFirstStatusOfAnAnswerCounts(t *testing.T) {
 // An event of the management API is about what was changed, and names who changed it.
 func TestAnEventOfManagementIsAboutWhatWasChanged(t *testing.T) {
 	secret := "sk_live_" + strings.Repeat("5eed", 16)
+	const long = "ops-of-the-payments-team-in-eu-central-1-production" // as long as what is masked
 	for sentence, tc := range map[string]struct {
 		method string
 		report *management.Report
@@ -93,11 +100,12 @@ func TestAnEventOfManagementIsAboutWhatWasChanged(t *testing.T) {
 				About: &authn.Identity{UID: "u2", Kind: "APIKey", Namespace: "billing", Name: "x", Subject: "apikey:billing:x"}, Class: "rest", Reason: "Revoked",
 				Detail: map[string]string{"reason": "found " + secret},
 			},
-			audit.Event{Outcome: audit.Allowed, Subject: "apikey:payments:ops", UID: "u1", Prefix: "mkOps123", Version: 3, Slot: audit.SlotCurrent},
+			audit.Event{Outcome: audit.Allowed, Subject: "apikey:payments:" + long, UID: "u1", Namespace: "payments", Prefix: "mkOps123", Version: 3, Slot: audit.SlotCurrent},
 			audit.Event{
 				Outcome: audit.Done, Reason: "Revoked", Subject: "apikey:billing:x", UID: "u2", Kind: "APIKey", Namespace: "billing", Name: "x", Class: "rest",
-				Actor: "apikey:payments:ops", Detail: map[string]audit.Text{
-					"operation": "credentials-revoke", "actor_uid": "u1", "actor_prefix": "mkOps123", "reason": "found sk_live_[masked]",
+				Actor: audit.Text("apikey:payments:" + long), Detail: map[string]audit.Text{
+					"operation": "credentials-revoke", "actor_uid": "u1", "actor_namespace": "payments", "actor_version": "3", "actor_slot": "current",
+					"actor_prefix": "mkOps123", "reason": "found sk_live_[masked]",
 				},
 			},
 		},

@@ -135,17 +135,10 @@ type trouble struct {
 // TestNoEventIsLostAndNoRequestRefusedWhateverHappensToTheDatabase puts one server under load
 // through one trouble after another, and counts.
 func TestNoEventIsLostAndNoRequestRefusedWhateverHappensToTheDatabase(t *testing.T) {
-	cluster, err := postgres.Start(t.Context(), postgres.Options{Durable: true, SmallSegments: true, Settings: map[string]string{
+	cluster := postgres.StartFor(t, postgres.Options{Durable: true, SmallSegments: true, Settings: map[string]string{
 		"max_wal_size": "64MB", "min_wal_size": "32MB", "wal_retrieve_retry_interval": "200ms",
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	name, err := cluster.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	name := cluster.DatabaseFor(t)
 	replica, err := cluster.Replica(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -278,15 +271,8 @@ func onDatabaseNamed(t *testing.T, c *postgres.Cluster, name, account string, st
 // requests are answered, what is lost is counted, said in the log and the status, and an event
 // tells of it once there is a database again.
 func TestASpoolWithoutRoomIsCountedAndSaid(t *testing.T) {
-	cluster, err := postgres.Start(t.Context(), postgres.Options{Durable: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	name, err := cluster.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster := postgres.StartFor(t, postgres.Options{Durable: true})
+	name := cluster.DatabaseFor(t)
 	url := cluster.URL(postgres.Owner, name)
 	log := new(journal)
 	s := newOutage(t, url, func(c *audit.Config) { c.Log = log.logger() })
@@ -365,15 +351,8 @@ func fullDisk(t *testing.T, size uint64) (end func()) {
 }
 
 func TestAServerWhoseDatabaseIsDownAtTheStartServesAndStoresLater(t *testing.T) {
-	cluster, err := postgres.Start(t.Context(), postgres.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	name, err := cluster.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster := postgres.StartFor(t, postgres.Options{})
+	name := cluster.DatabaseFor(t)
 	cluster.Kill()
 	s := newOutage(t, cluster.URL(postgres.Owner, name))
 	m := s.edge.mint("ci")

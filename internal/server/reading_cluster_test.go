@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestCredentialsAreFoundByWhatTheInventoryKnows(t *testing.T) {
 		Rules: []v1alpha1.ClassRule{{Permissions: []v1alpha1.Permission{"*"}, Admin: true}},
 	}}
 	in.create(operators)
-	t.Cleanup(func() { _ = in.client.Delete(t.Context(), operators) })
+	t.Cleanup(func() { _ = in.client.Delete(context.WithoutCancel(t.Context()), operators) })
 	of := func(namespace, team, owner string) *sealed {
 		return in.credential(func(o *v1alpha1.ServiceToken) {
 			o.Namespace, o.Spec.Owner, o.Labels = namespace, owner, map[string]string{"team": team}

@@ -352,15 +352,32 @@ type DeniedToken struct {
 	Number int64
 }
 
-// Chain is one run of one server, as far as it is stored.
+// Chain is one run of one server, as far as it is stored: what its first and its last batch
+// tell. A server that is busy makes hundreds of thousands of batches a day, and whoever
+// lists chains reads none of those between.
 type Chain struct {
-	Name        string
-	Batches     int64
-	Events      int64
+	Name string
+	// First is the time of the earliest event of the first batch, Last that of the latest
+	// event of the last one.
 	First, Last time.Time
 	Head        audit.Digest
 	FirstNumber uint64
 	LastNumber  uint64
+}
+
+// MaxBatchEvents is how many events the batches have that a store gives at once, unless a
+// single batch has more.
+const MaxBatchEvents = 5000
+
+// Fitting is how many batches with so many events each are given at once.
+func Fitting(events []int) int {
+	total := 0
+	for i, n := range events {
+		if total += n; total > MaxBatchEvents && i > 0 {
+			return i
+		}
+	}
+	return len(events)
 }
 
 // Health of a store.
@@ -417,44 +434,44 @@ type LatencyKey struct {
 func DeltaOf(events []audit.Event) Delta {
 	d := Delta{Versions: map[VersionKey]*VersionDelta{}, Days: map[DayKey]*DayDelta{}, Latency: map[LatencyKey]int64{}}
 	for i := range events {
-		if e := &events[i]; e.Type.Presents() {
-			d.add(e)
+		if use, ok := events[i].Use(); ok {
+			d.add(&events[i], use)
 		}
 	}
 	return d
 }
 
-func (d *Delta) add(e *audit.Event) {
+func (d *Delta) add(e *audit.Event, use audit.Use) {
 	day := e.At.UTC().Format(time.DateOnly)
-	of := d.Days[DayKey{day, e.UID}]
+	of := d.Days[DayKey{day, use.UID}]
 	if of == nil {
-		of = &DayDelta{Namespace: e.Namespace, Subject: e.Subject}
-		d.Days[DayKey{day, e.UID}] = of
+		of = &DayDelta{Namespace: use.Namespace, Subject: use.Subject}
+		d.Days[DayKey{day, use.UID}] = of
 	}
-	allowed := e.Outcome == audit.Allowed
-	if allowed {
+	if use.Allowed {
 		of.Allowed++
 	} else {
 		of.Denied++
 	}
-	if e.Took > 0 {
-		d.Latency[LatencyKey{day, e.Namespace, LatencyBucket(e.Took)}]++
+	// What management takes is the API server's time, and a search the database's.
+	if e.Took > 0 && !e.Type.Manages() {
+		d.Latency[LatencyKey{day, use.Namespace, LatencyBucket(e.Took)}]++
 	}
-	if e.UID == "" || e.Version == 0 {
+	if use.UID == "" || use.Version == 0 {
 		return
 	}
-	v := d.Versions[VersionKey{e.UID, e.Version}]
+	v := d.Versions[VersionKey{use.UID, use.Version}]
 	if v == nil {
-		v = &VersionDelta{Namespace: e.Namespace, Subject: e.Subject, VersionUsage: VersionUsage{Version: e.Version, Prefix: e.Prefix}}
-		d.Versions[VersionKey{e.UID, e.Version}] = v
+		v = &VersionDelta{Namespace: use.Namespace, Subject: use.Subject, VersionUsage: VersionUsage{Version: use.Version, Prefix: use.Prefix}}
+		d.Versions[VersionKey{use.UID, use.Version}] = v
 	}
-	if !allowed {
+	if !use.Allowed {
 		v.Denied++
 		return
 	}
 	v.Uses++
 	if e.At.After(v.LastUsed) {
-		v.LastUsed, v.LastSlot = e.At, e.Slot
+		v.LastUsed, v.LastSlot = e.At, use.Slot
 		if e.Client.IsValid() {
 			v.LastClient = Network(e.Client)
 		}
@@ -491,6 +508,11 @@ func ParseCredentialCursor(text string) (Credential, error) {
 	var p credentialPosition
 	if err := json.Unmarshal(data, &p); err != nil || p.UID == "" {
 		return Credential{}, ErrCursor
+	}
+	for _, text := range []string{p.Namespace, p.Name, p.Kind, p.UID} {
+		if text != Plain(text) {
+			return Credential{}, ErrCursor
+		}
 	}
 	return Credential{Namespace: p.Namespace, Name: p.Name, Kind: p.Kind, UID: p.UID}, nil
 }

@@ -346,6 +346,27 @@ func (c *Cluster) Database(ctx context.Context) (string, error) {
 	return name, nil
 }
 
+// StartFor starts a cluster for one test, which stops it at its end.
+func StartFor(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	c, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Stop)
+	return c
+}
+
+// DatabaseFor makes an empty database and gives its name.
+func (c *Cluster) DatabaseFor(t testing.TB) string {
+	t.Helper()
+	name, err := c.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 var shared struct {
 	sync.Mutex
 	cluster *Cluster
@@ -371,11 +392,7 @@ func ForTest(t testing.TB) *Cluster {
 func NewDatabase(t testing.TB) string {
 	t.Helper()
 	c := ForTest(t)
-	name, err := c.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c.URL(Owner, name)
+	return c.URL(Owner, c.DatabaseFor(t))
 }
 
 // Main runs the tests and then stops the cluster, if ForTest started one:

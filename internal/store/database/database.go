@@ -28,7 +28,7 @@ type Engine interface {
 	AppendOnce(ctx context.Context, b *audit.Batch) error
 	Missing(ctx context.Context, events []audit.Event) ([]audit.ID, error)
 	Events(ctx context.Context, t store.Tenant, f store.EventFilter, p store.Page) (store.Events, error)
-	Chains(ctx context.Context) ([]store.Chain, error)
+	Chains(ctx context.Context, after string, limit int) ([]store.Chain, error)
 	Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error)
 	Usage(ctx context.Context, t store.Tenant, uid string) ([]store.VersionUsage, error)
 	Analytics(ctx context.Context, t store.Tenant, f store.AnalyticsFilter) (store.Analytics, error)

@@ -19,12 +19,12 @@ func (d *Database) Events(ctx context.Context, t store.Tenant, f store.EventFilt
 }
 
 // Chains is that of the engine.
-func (d *Database) Chains(ctx context.Context) ([]store.Chain, error) {
+func (d *Database) Chains(ctx context.Context, after string, limit int) ([]store.Chain, error) {
 	e, err := d.Engine()
 	if err != nil {
 		return nil, err
 	}
-	return e.Chains(ctx)
+	return e.Chains(ctx, after, limit)
 }
 
 // Batches is that of the engine.

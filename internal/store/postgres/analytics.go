@@ -15,7 +15,7 @@ import (
 func (s *Store) Usage(ctx context.Context, tenant store.Tenant, uid string) ([]store.VersionUsage, error) {
 	var usage []store.VersionUsage
 	err := s.as(ctx, tenant, reading, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT version, prefix, uses, denied, last_used, last_client, last_slot FROM usage WHERE uid = $1 ORDER BY version DESC", uid)
+		rows, err := tx.Query(ctx, "SELECT version, prefix, uses, denied, last_used, last_client, last_slot FROM usage WHERE uid = $1 ORDER BY version DESC", store.Plain(uid))
 		if err != nil {
 			return err
 		}

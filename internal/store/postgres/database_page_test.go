@@ -42,14 +42,15 @@ type installed struct {
 	blocks  map[string]string
 }
 
-func install(t *testing.T) *installed {
+// begin starts a server of PostgreSQL, and does nothing that the page says yet.
+func begin(t *testing.T, o testpostgres.Options) *installed {
 	t.Helper()
-	cluster, err := testpostgres.Start(t.Context(), testpostgres.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	i := &installed{t: t, cluster: cluster, blocks: page(t)}
+	return &installed{t: t, cluster: testpostgres.StartFor(t, o), blocks: page(t)}
+}
+
+func install(t *testing.T, o testpostgres.Options) *installed {
+	t.Helper()
+	i := begin(t, o)
 	i.psql("postgres", "postgres", i.blocks["accounts"])
 	if err := i.open("mintmark_migrate").Migrate(t.Context()); err != nil {
 		t.Fatal(err)
@@ -114,7 +115,7 @@ func (i *installed) fill() *postgres.Store {
 var tenantTables = []string{"events", "usage", "usage_daily", "latency_daily", "credentials", "credential_facts"}
 
 func TestAnotherTenantSeesNothingInPsql(t *testing.T) {
-	i := install(t)
+	i := install(t, testpostgres.Options{})
 	i.fill()
 	i.psql("mintmark_migrate", "mintmark", "INSERT INTO mintmark.tenant_roles VALUES ('nobody_there', 'billing')")
 	i.psql("postgres", "mintmark", i.blocks["tenant"])
@@ -169,7 +170,7 @@ func TestAnotherTenantSeesNothingInPsql(t *testing.T) {
 }
 
 func TestTheServersAccountCannotChangeTheAuditLog(t *testing.T) {
-	i := install(t)
+	i := install(t, testpostgres.Options{})
 	i.fill()
 	partition := "mintmark.events_" + time.Now().UTC().Format("200601")
 	for _, statement := range []string{
@@ -197,12 +198,7 @@ func TestTheServersAccountCannotChangeTheAuditLog(t *testing.T) {
 }
 
 func TestRolesThatComeLaterAreGrantedWhatTheyNeed(t *testing.T) {
-	cluster, err := testpostgres.Start(t.Context(), testpostgres.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	i := &installed{t: t, cluster: cluster, blocks: page(t)}
+	i := begin(t, testpostgres.Options{})
 	i.psql("postgres", "postgres", "CREATE ROLE mintmark_migrate LOGIN; CREATE DATABASE mintmark OWNER mintmark_migrate")
 	if err := i.open("mintmark_migrate").Migrate(t.Context()); err != nil {
 		t.Fatal(err)
@@ -214,7 +210,7 @@ func TestRolesThatComeLaterAreGrantedWhatTheyNeed(t *testing.T) {
 }
 
 func TestTheExampleForOnesOwnTables(t *testing.T) {
-	i := install(t)
+	i := install(t, testpostgres.Options{})
 	i.psql("postgres", "mintmark", "CREATE ROLE shop_owner LOGIN CREATEROLE; GRANT CREATE, CONNECT ON DATABASE mintmark TO shop_owner WITH GRANT OPTION")
 	i.psql("shop_owner", "mintmark", i.blocks["own-tables"])
 	i.psql("shop_owner", "mintmark", "GRANT CONNECT ON DATABASE mintmark TO shop_service")

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -473,16 +474,28 @@ func texts[T ~string](values []T) []string {
 	return out
 }
 
-// Chains lists the runs of servers that have stored anything.
-func (s *Store) Chains(ctx context.Context) ([]store.Chain, error) {
-	rows, err := s.pool.Query(ctx, `SELECT chain, count(*), sum(events), min(first_at), max(last_at), min(sequence), max(sequence),
-		(SELECT digest FROM batches h WHERE h.chain = b.chain ORDER BY sequence DESC LIMIT 1) FROM batches b GROUP BY chain ORDER BY min(first_at), chain`)
+// chainsAfter steps from one name of a chain to the next in the index over (chain, sequence),
+// and reads of each its first and its last batch.
+const chainsAfter = `WITH RECURSIVE names AS (
+		(SELECT chain FROM batches WHERE chain > $1 ORDER BY chain LIMIT 1)
+		UNION ALL
+		SELECT (SELECT b.chain FROM batches b WHERE b.chain > n.chain ORDER BY b.chain LIMIT 1) FROM names n WHERE n.chain IS NOT NULL
+	), page AS (SELECT chain FROM names WHERE chain IS NOT NULL LIMIT $2)
+	SELECT p.chain, f.first_at, l.last_at, f.sequence, l.sequence, l.digest FROM page p
+	CROSS JOIN LATERAL (SELECT first_at, sequence FROM batches b WHERE b.chain = p.chain ORDER BY sequence LIMIT 1) f
+	CROSS JOIN LATERAL (SELECT last_at, sequence, digest FROM batches b WHERE b.chain = p.chain ORDER BY sequence DESC LIMIT 1) l
+	ORDER BY p.chain`
+
+// Chains lists runs of servers that have stored anything, those after a name, in the order of
+// their names.
+func (s *Store) Chains(ctx context.Context, after string, limit int) ([]store.Chain, error) {
+	rows, err := s.pool.Query(ctx, chainsAfter, store.Plain(after), limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing the chains of the audit log: %w", err)
 	}
 	chains, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c store.Chain, err error) {
 		var head []byte
-		if err := row.Scan(&c.Name, &c.Batches, &c.Events, &c.First, &c.Last, &c.FirstNumber, &c.LastNumber, &head); err != nil {
+		if err := row.Scan(&c.Name, &c.First, &c.Last, &c.FirstNumber, &c.LastNumber, &head); err != nil {
 			return c, err
 		}
 		copy(c.Head[:], head)
@@ -495,34 +508,40 @@ func (s *Store) Chains(ctx context.Context) ([]store.Chain, error) {
 	return chains, nil
 }
 
-// Batches gives batches of a chain, those after a sequence, with their events, in order.
+// Batches gives batches of a chain, those after a sequence, with their events, in order: as
+// many as store.Fitting lets be, and none where there are no more.
 func (s *Store) Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error) {
+	if after > math.MaxInt64 {
+		return nil, nil
+	}
+	type stored struct {
+		number      int64
+		batch       *audit.Batch
+		first, last time.Time
+		old         bool
+	}
 	var batches []*audit.Batch
 	err := s.as(ctx, store.AllTenants(), reading, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT id, sequence, previous, digest, events, first_at, last_at, first_at < (SELECT cleared_before FROM retention)
-			FROM batches WHERE chain = $1 AND sequence > $2 ORDER BY sequence LIMIT $3`, chain, after, limit)
+			FROM batches WHERE chain = $1 AND sequence > $2 ORDER BY sequence LIMIT $3`, store.Plain(chain), after, limit)
 		if err != nil {
 			return err
 		}
-		type stored struct {
-			number      int64
-			batch       *audit.Batch
-			events      int
-			first, last time.Time
-			old         bool
-		}
+		var sizes []int
 		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (b stored, err error) {
 			var previous, digest []byte
+			var events int
 			b.batch = &audit.Batch{Chain: chain}
-			err = row.Scan(&b.number, &b.batch.Sequence, &previous, &digest, &b.events, &b.first, &b.last, &b.old)
+			err = row.Scan(&b.number, &b.batch.Sequence, &previous, &digest, &events, &b.first, &b.last, &b.old)
 			copy(b.batch.Previous[:], previous)
 			copy(b.batch.Digest[:], digest)
+			sizes = append(sizes, events)
 			return b, err
 		})
 		if err != nil {
 			return err
 		}
-		for _, b := range found {
+		for i, b := range found[:store.Fitting(sizes)] {
 			rows, err := tx.Query(ctx, selectEvents+" WHERE batch = $1 AND at >= $2 AND at <= $3 ORDER BY ordinal", b.number, b.first, b.last)
 			if err != nil {
 				return err
@@ -530,7 +549,7 @@ func (s *Store) Batches(ctx context.Context, chain string, after uint64, limit i
 			if b.batch.Events, err = pgx.CollectRows(rows, scanEvent); err != nil {
 				return err
 			}
-			b.batch.Cleared = b.old && len(b.batch.Events) < b.events
+			b.batch.Cleared = b.old && len(b.batch.Events) < sizes[i]
 			batches = append(batches, b.batch)
 		}
 		return nil

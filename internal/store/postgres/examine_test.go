@@ -29,7 +29,7 @@ func says(all []postgres.Finding, text string) (worst postgres.Severity, said bo
 }
 
 func TestWhatIsWrongWithADatabaseIsSaid(t *testing.T) {
-	i := install(t)
+	i := install(t, testpostgres.Options{})
 	examine := func(account string, now func() time.Time) []postgres.Finding {
 		t.Helper()
 		all, err := postgres.Examine(t.Context(), i.cluster.URL(account, "mintmark"), now)
@@ -40,9 +40,7 @@ func TestWhatIsWrongWithADatabaseIsSaid(t *testing.T) {
 	}
 	i.psql("postgres", "postgres", "ALTER SYSTEM SET synchronous_commit = on") // the throwaway's command line has it off all the same
 	for _, step := range []struct {
-		name, as, do, account string
-		worst                 postgres.Severity
-		says                  string
+		name, as, do, account, says string
 	}{
 		{name: "before anything ran", account: "mintmark_app", says: "no partition"},
 		{name: "an account that owns the tables", account: "mintmark_migrate", says: "owns the tables"},
@@ -59,10 +57,9 @@ func TestWhatIsWrongWithADatabaseIsSaid(t *testing.T) {
 		if step.do != "" {
 			i.psql(step.as, "mintmark", step.do)
 		}
-		if all := examine(step.account, time.Now); true {
-			if _, said := says(all, step.says); !said {
-				t.Errorf("%s: it does not say %q, but %+v", step.name, step.says, all)
-			}
+		all := examine(step.account, time.Now)
+		if _, said := says(all, step.says); !said {
+			t.Errorf("%s: it does not say %q, but %+v", step.name, step.says, all)
 		}
 	}
 	// The throwaway has its safeties off, and no TLS, on one host.
@@ -78,19 +75,10 @@ func TestWhatIsWrongWithADatabaseIsSaid(t *testing.T) {
 }
 
 func TestADatabaseThatIsAsThePageSaysIsSound(t *testing.T) {
-	cluster, err := testpostgres.Start(t.Context(), testpostgres.Options{Durable: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
-	i := &installed{t: t, cluster: cluster, blocks: page(t)}
-	i.psql("postgres", "postgres", i.blocks["accounts"])
-	if err := i.open("mintmark_migrate").Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	i := install(t, testpostgres.Options{Durable: true})
 	i.fill()
 	i.psql("mintmark_migrate", "mintmark", "SELECT mintmark.ensure_events_partition((now() + interval '1 month')::date)")
-	all, err := postgres.Examine(t.Context(), cluster.URL("mintmark_app", "mintmark"), time.Now)
+	all, err := postgres.Examine(t.Context(), i.cluster.URL("mintmark_app", "mintmark"), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +111,7 @@ func selfSigned(t *testing.T) (cert, key []byte) {
 
 func TestTheWayToTheDatabaseIsLookedAt(t *testing.T) {
 	cert, key := selfSigned(t)
-	cluster, err := testpostgres.Start(t.Context(), testpostgres.Options{Certificate: cert, Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cluster.Stop)
+	cluster := testpostgres.StartFor(t, testpostgres.Options{Certificate: cert, Key: key})
 	root := filepath.Join(t.TempDir(), "ca.crt")
 	if err := os.WriteFile(root, cert, 0o600); err != nil {
 		t.Fatal(err)

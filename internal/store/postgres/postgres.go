@@ -315,8 +315,11 @@ type where struct {
 	arguments  []any
 }
 
-// and adds a condition; ? in it stands for the argument.
+// and adds a condition; ? in it stands for the argument. Text is compared as it is kept.
 func (w *where) and(condition string, argument any) {
+	if text, ok := argument.(string); ok {
+		argument = store.Plain(text)
+	}
 	w.arguments = append(w.arguments, argument)
 	w.conditions = append(w.conditions, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(w.arguments))))
 }

@@ -243,7 +243,7 @@ func credentialFilter(tenant store.Tenant, f store.CredentialFilter, p store.Pag
 	}
 	for column, want := range map[string]map[string]string{"labels": f.Labels, "metadata": f.Metadata} {
 		for key, value := range want {
-			w.and("EXISTS (SELECT 1 FROM json_each("+column+") WHERE key = ? AND value = ?)", store.Plain(key), store.Plain(value))
+			w.and("EXISTS (SELECT 1 FROM json_each("+column+") WHERE key = ? AND value = ?)", key, value)
 		}
 	}
 	if p.Cursor != "" {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -279,14 +280,26 @@ func in[T ~string](w *where, column string, values []T) {
 	w.and(column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")", arguments...)
 }
 
-// Chains lists the runs of servers that have stored anything.
-func (s *Store) Chains(ctx context.Context) ([]store.Chain, error) {
-	rows, err := s.readers.QueryContext(ctx, `SELECT chain, count(*), sum(events), min(first_at), max(last_at), min(sequence), max(sequence),
-		(SELECT digest FROM batches h WHERE h.chain = b.chain ORDER BY sequence DESC LIMIT 1) FROM batches b GROUP BY chain ORDER BY min(first_at), chain`)
+// chainsAfter steps from one name of a chain to the next in the index over (chain, sequence),
+// and reads of each its first and its last batch.
+const chainsAfter = `WITH RECURSIVE names (chain) AS (
+		SELECT min(chain) FROM batches WHERE chain > ?
+		UNION ALL
+		SELECT (SELECT min(b.chain) FROM batches b WHERE b.chain > n.chain) FROM names n WHERE n.chain IS NOT NULL
+	), page AS (SELECT chain FROM names WHERE chain IS NOT NULL LIMIT ?)
+	SELECT p.chain, f.first_at, l.last_at, f.sequence, l.sequence, l.digest FROM page p
+	JOIN batches f ON f.chain = p.chain AND f.sequence = (SELECT min(sequence) FROM batches WHERE chain = p.chain)
+	JOIN batches l ON l.chain = p.chain AND l.sequence = (SELECT max(sequence) FROM batches WHERE chain = p.chain)
+	ORDER BY p.chain`
+
+// Chains lists runs of servers that have stored anything, those after a name, in the order of
+// their names.
+func (s *Store) Chains(ctx context.Context, after string, limit int) ([]store.Chain, error) {
+	rows, err := s.readers.QueryContext(ctx, chainsAfter, after, limit)
 	chains, err := collect(rows, err, func(rows *sql.Rows) (c store.Chain, err error) {
 		var first, last, from, to int64
 		var head []byte
-		err = rows.Scan(&c.Name, &c.Batches, &c.Events, &first, &last, &from, &to, &head)
+		err = rows.Scan(&c.Name, &first, &last, &from, &to, &head)
 		c.First, c.Last, c.FirstNumber, c.LastNumber = time.UnixMicro(first).UTC(), time.UnixMicro(last).UTC(), uint64(from), uint64(to)
 		copy(c.Head[:], head)
 		return c, err
@@ -297,35 +310,41 @@ func (s *Store) Chains(ctx context.Context) ([]store.Chain, error) {
 	return chains, nil
 }
 
-// Batches gives batches of a chain, those after a sequence, with their events, in order.
+// Batches gives batches of a chain, those after a sequence, with their events, in order: as
+// many as store.Fitting lets be, and none where there are no more.
 func (s *Store) Batches(ctx context.Context, chain string, after uint64, limit int) ([]*audit.Batch, error) {
+	if after > math.MaxInt64 {
+		return nil, nil
+	}
 	type stored struct {
 		number int64
 		batch  *audit.Batch
-		events int
 		old    bool
 	}
+	var sizes []int
 	rows, err := s.readers.QueryContext(ctx, `SELECT id, sequence, previous, digest, events, first_at < (SELECT cleared_before FROM retention)
 		FROM batches WHERE chain = ? AND sequence > ? ORDER BY sequence LIMIT ?`, chain, int64(after), limit)
 	found, err := collect(rows, err, func(rows *sql.Rows) (b stored, err error) {
 		var sequence int64
 		var previous, digest []byte
-		err = rows.Scan(&b.number, &sequence, &previous, &digest, &b.events, &b.old)
+		var events int
+		err = rows.Scan(&b.number, &sequence, &previous, &digest, &events, &b.old)
 		b.batch = &audit.Batch{Chain: chain, Sequence: uint64(sequence)}
 		copy(b.batch.Previous[:], previous)
 		copy(b.batch.Digest[:], digest)
+		sizes = append(sizes, events)
 		return b, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading chain %s of the audit log: %w", chain, err)
 	}
-	batches := make([]*audit.Batch, 0, len(found))
-	for _, b := range found {
+	var batches []*audit.Batch
+	for i, b := range found[:store.Fitting(sizes)] {
 		rows, err := s.readers.QueryContext(ctx, "SELECT "+eventColumns+" FROM events WHERE batch = ? ORDER BY ordinal", b.number)
 		if b.batch.Events, err = collect(rows, err, scanEvent); err != nil {
 			return nil, fmt.Errorf("reading chain %s of the audit log: %w", chain, err)
 		}
-		b.batch.Cleared = b.old && len(b.batch.Events) < b.events
+		b.batch.Cleared = b.old && len(b.batch.Events) < sizes[i]
 		batches = append(batches, b.batch)
 	}
 	return batches, nil

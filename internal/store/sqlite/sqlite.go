@@ -255,7 +255,13 @@ type where struct {
 	arguments  []any
 }
 
+// and adds a condition. Text is compared as it is kept.
 func (w *where) and(condition string, arguments ...any) {
+	for i := range arguments {
+		if text, ok := arguments[i].(string); ok {
+			arguments[i] = store.Plain(text)
+		}
+	}
 	w.conditions = append(w.conditions, condition)
 	w.arguments = append(w.arguments, arguments...)
 }
