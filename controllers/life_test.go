@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,7 +72,7 @@ func TestARevocationThatNothingMatchesSaysSo(t *testing.T) {
 	if err := c.client.Create(t.Context(), rv); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.client.Delete(t.Context(), rv) })
+	t.Cleanup(func() { _ = c.client.Delete(context.WithoutCancel(t.Context()), rv) })
 	c.eventually(rv, "told that it selects nothing", func() bool {
 		settled := meta.FindStatusCondition(rv.Status.Conditions, v1alpha1.ConditionSettled)
 		return settled != nil && settled.Reason == v1alpha1.ReasonNothingSelected && strings.Contains(settled.Message, "NOTHING is revoked")

@@ -139,19 +139,14 @@ func (o *OTLP) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case events := <-o.queue:
-			if !o.deliver(ctx, events) {
-				left = events
-				continue
-			}
-			o.waiting.Add(-int64(len(events)))
+			left = o.deliver(ctx, events)
+			o.waiting.Add(int64(len(left) - len(events)))
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), otlpLast)
 	defer cancel()
 	for {
-		if !o.deliver(last, left) {
-			o.dropped.Add(int64(len(left)))
-		}
+		o.dropped.Add(int64(len(o.deliver(last, left))))
 		o.waiting.Add(-int64(len(left)))
 		select {
 		case left = <-o.queue:
@@ -162,25 +157,28 @@ func (o *OTLP) Run(ctx context.Context) {
 }
 
 // deliver sends the events until the receiver has taken them or will not. It gives up only
-// where the context ends.
-func (o *OTLP) deliver(ctx context.Context, events []Event) bool {
+// where the context ends, and gives those that are left then.
+func (o *OTLP) deliver(ctx context.Context, events []Event) (left []Event) {
 	if len(events) == 0 {
-		return true
+		return nil
 	}
 	for wait := otlpRetry; ; wait = min(2*wait, otlpLastRetry) {
 		after, err := o.send(ctx, events)
 		switch {
 		case err == nil:
-			return true
+			return nil
 		case errors.Is(err, errTooLarge) && len(events) > 1:
 			half := len(events) / 2
-			return o.deliver(ctx, events[:half]) && o.deliver(ctx, events[half:])
+			if left := o.deliver(ctx, events[:half]); len(left) > 0 {
+				return events[half-len(left):]
+			}
+			return o.deliver(ctx, events[half:])
 		case errors.Is(err, errRejected), errors.Is(err, errTooLarge):
 			o.rejected.Add(int64(len(events)))
 			o.note(err)
-			return true
+			return nil
 		case ctx.Err() != nil:
-			return false
+			return events
 		}
 		o.note(err)
 		// Of many servers that failed together not all come back at once.

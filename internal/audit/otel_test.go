@@ -298,6 +298,24 @@ func TestWhatFindsNoRoomForTheReceiverIsDroppedAndCountedAtOnce(t *testing.T) {
 	})
 }
 
+// What has been sent in halves, and the rest when the sending ended, is told apart.
+func TestOfABatchThatWasHalfSentTheOtherHalfIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{t: t, answers: []func(http.ResponseWriter, *collector.ExportLogsServiceRequest){
+			status(http.StatusRequestEntityTooLarge), status(http.StatusRequestEntityTooLarge), status(http.StatusOK), status(http.StatusServiceUnavailable),
+		}}
+		o, stop := sending(t, OTLPConfig{Endpoint: "http://collector", Client: &http.Client{Transport: r}})
+		if err := o.Export(t.Context(), events(4)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		stop()
+		if h := o.Health(); h.Sent != 1 || h.Dropped != 3 || h.Rejected != 0 || h.Queued != 0 {
+			t.Errorf("of 4, one of which was sent: %+v", h)
+		}
+	})
+}
+
 func TestHeadersForTheReceiverAreReadAnewAndNeverRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{t: t}

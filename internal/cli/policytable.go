@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
 
@@ -77,22 +78,48 @@ func readPolicies(name string, data []byte) ([]*v1alpha1.AccessPolicy, error) {
 		if len(bytes.TrimSpace(withoutComments(document))) == 0 {
 			continue
 		}
-		p := new(v1alpha1.AccessPolicy)
-		if err := sigsyaml.UnmarshalStrict(document, p); err != nil {
-			return nil, fmt.Errorf("%s: not an AccessPolicy: %w", name, err)
+		for _, manifest := range itemsOf(document) {
+			p, err := readPolicy(manifest)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			all = append(all, p)
 		}
-		if p.Kind != "AccessPolicy" || p.APIVersion != v1alpha1.GroupVersion.String() {
-			return nil, fmt.Errorf("%s: apiVersion %q, kind %q is not an AccessPolicy of %s", name, p.APIVersion, p.Kind, v1alpha1.GroupVersion)
-		}
-		if p.Name == "" {
-			return nil, fmt.Errorf("%s: an AccessPolicy has no metadata.name", name)
-		}
-		all = append(all, p)
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%s has no AccessPolicy", name)
 	}
 	return all, nil
+}
+
+// itemsOf are the manifests in a list, as kubectl prints several, and else the one there is.
+func itemsOf(document []byte) [][]byte {
+	var list struct {
+		metav1.TypeMeta `json:",inline"`
+		Items           []json.RawMessage `json:"items"`
+	}
+	if sigsyaml.Unmarshal(document, &list) != nil || list.Kind != "List" && list.Kind != "AccessPolicyList" {
+		return [][]byte{document}
+	}
+	items := make([][]byte, len(list.Items))
+	for i := range list.Items {
+		items[i] = list.Items[i]
+	}
+	return items
+}
+
+func readPolicy(manifest []byte) (*v1alpha1.AccessPolicy, error) {
+	p := new(v1alpha1.AccessPolicy)
+	if err := sigsyaml.UnmarshalStrict(manifest, p); err != nil {
+		return nil, fmt.Errorf("not an AccessPolicy: %w", err)
+	}
+	if p.Kind != "AccessPolicy" || p.APIVersion != v1alpha1.GroupVersion.String() {
+		return nil, fmt.Errorf("apiVersion %q, kind %q is not an AccessPolicy of %s", p.APIVersion, p.Kind, v1alpha1.GroupVersion)
+	}
+	if p.Name == "" {
+		return nil, errors.New("an AccessPolicy has no metadata.name")
+	}
+	return p, nil
 }
 
 func withoutComments(document []byte) []byte {
