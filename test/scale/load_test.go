@@ -53,10 +53,40 @@ func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) 
 }
 
 // floor is what a bare client does alone.
-type floor struct {
-	mint, rotation float64 // per second
-	// What each took of the processors.
-	mintCPU, rotationCPU string
+type floor struct{ mint, rotation cost }
+
+// cost is what each of many took.
+type cost struct {
+	rate float64 // per second
+	cpu  float64 // of all processes, in ms
+	of   string  // the same by process
+}
+
+func (c cost) String() string { return fmt.Sprintf("%.0f/s (CPU: %s)", c.rate, c.of) }
+
+// beside is the cost where the machine had one pace and now has another.
+func (c cost) beside(then, now cost) cost {
+	c.rate *= now.rate / then.rate
+	c.cpu *= now.cpu / then.cpu
+	return c
+}
+
+func mean(a, b cost) cost { return cost{rate: (a.rate + b.rate) / 2, cpu: (a.cpu + b.cpu) / 2} }
+
+// each has n made of something, and tells what each cost.
+func (r *rig) each(n int, do func() error) (cost, error) {
+	begin, before := time.Now(), r.cpu()
+	err := do()
+	took, after := time.Since(begin), r.cpu()
+	c := cost{rate: float64(n) / took.Seconds()}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		ms := float64((after[name] - before[name]).Microseconds()) / 1000 / float64(n)
+		c.cpu += ms
+		parts = append(parts, fmt.Sprintf("%s %.2f", name, ms))
+	}
+	c.of = strings.Join(parts, ", ") + " ms"
+	return c, err
 }
 
 // floor has a bare client make the writes of a mint, from the credential's own creation,
@@ -79,19 +109,14 @@ func (r *rig) floor(ctx context.Context, namespace string, n int) (f floor, err 
 		}
 	}
 	tokens, secrets := make([]*v1alpha1.ServiceToken, n), make([]*corev1.Secret, n)
-	begin, before := time.Now(), r.cpu()
-	if err := inParallel(ctx, n, func(ctx context.Context, i int) error {
+	mint := func(ctx context.Context, i int) error {
 		tokens[i] = newToken(namespace, i)
 		secrets[i] = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: tokens[i].Name}, Data: secretData(1)}
 		return errors.Join(
 			r.client.Create(ctx, tokens[i]), status(ctx, own, tokens[i], v1alpha1.VersionPending, 1), own.Create(ctx, secrets[i]),
 			status(ctx, own, tokens[i], v1alpha1.VersionActive, 1), event(ctx, own, tokens[i], "Minted"))
-	}); err != nil {
-		return f, err
 	}
-	f.mint, f.mintCPU = float64(n)/time.Since(begin).Seconds(), each(before, r.cpu(), n)
-	begin, before = time.Now(), r.cpu()
-	err = inParallel(ctx, n, func(ctx context.Context, i int) error {
+	rotate := func(ctx context.Context, i int) error {
 		if err := request(ctx, r.client, tokens[i]); err != nil {
 			return err
 		}
@@ -100,8 +125,11 @@ func (r *rig) floor(ctx context.Context, namespace string, n int) (f floor, err 
 		}
 		secrets[i].Data = secretData(2)
 		return errors.Join(own.Update(ctx, secrets[i]), status(ctx, own, tokens[i], v1alpha1.VersionActive, 2), event(ctx, own, tokens[i], "Rotated"))
-	})
-	f.rotation, f.rotationCPU = float64(n)/time.Since(begin).Seconds(), each(before, r.cpu(), n)
+	}
+	if f.mint, err = r.each(n, func() error { return inParallel(ctx, n, mint) }); err != nil {
+		return f, err
+	}
+	f.rotation, err = r.each(n, func() error { return inParallel(ctx, n, rotate) })
 	return f, errors.Join(err, r.client.DeleteAllOf(ctx, &v1alpha1.ServiceToken{}, client.InNamespace(namespace)))
 }
 
@@ -133,33 +161,23 @@ func processorTime(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// each says what the processes used between two counts, for each of n.
-func each(before, after map[string]time.Duration, n int) string {
-	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(after)) {
-		parts = append(parts, fmt.Sprintf("%s %.2f", name, float64((after[name]-before[name]).Microseconds())/1000/float64(n)))
-	}
-	return strings.Join(parts, ", ") + " ms"
-}
-
 // pace is how fast the machine is at this moment: ConfigMaps of the size of a
 // credential, created and updated by a bare client, each second. Machines that are
 // shared change theirs within minutes, so floors are taken at the pace before and
 // after what they are compared with.
-func (r *rig) pace(ctx context.Context) (float64, error) {
+func (r *rig) pace(ctx context.Context) (cost, error) {
 	const n = 240
 	data := strings.Repeat("x", 2<<10)
-	begin := time.Now()
-	err := inParallel(ctx, n, func(ctx context.Context, i int) error {
+	one := func(ctx context.Context, i int) error {
 		o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("pace-%d", i), Labels: map[string]string{"app": "pace"}}, Data: map[string]string{"a": data}}
 		if err := r.client.Create(ctx, o); err != nil {
 			return err
 		}
 		o.Data["b"] = "y"
 		return r.client.Update(ctx, o)
-	})
-	took := time.Since(begin).Seconds()
-	return n / took, errors.Join(err, r.client.DeleteAllOf(ctx, &corev1.ConfigMap{}, client.InNamespace("default"), client.MatchingLabels{"app": "pace"}))
+	}
+	c, err := r.each(n, func() error { return inParallel(ctx, n, one) })
+	return c, errors.Join(err, r.client.DeleteAllOf(ctx, &corev1.ConfigMap{}, client.InNamespace("default"), client.MatchingLabels{"app": "pace"}))
 }
 
 func secretData(versions int) map[string][]byte {

@@ -79,7 +79,7 @@ type measurement struct {
 	// What a bare client does on this installation, and the pace of the machine when that
 	// was measured.
 	floor floor
-	pace  float64
+	pace  cost
 	rows  []row
 }
 
@@ -88,9 +88,9 @@ type row struct {
 	name   string
 	n      int
 	took   time.Duration
-	floor  float64
+	floor  cost // zero where there is none
+	each   cost
 	writes string
-	cpu    string
 	// MB
 	rss, peak, heap, server int
 	note                    string
@@ -108,24 +108,25 @@ func (m *measurement) say(format string, args ...any) {
 }
 
 // phase does something to n credentials and measures it.
-func (m *measurement) phase(name string, n int, floor float64, do func() (note string, err error)) {
+func (m *measurement) phase(name string, n int, floor cost, do func() (note string, err error)) {
 	m.t.Helper()
 	faster, err := m.rig.pace(m.ctx)
 	m.must(err)
 	before, err := m.writes(m.ctx)
 	m.must(err)
-	begin, used := time.Now(), m.cpu()
-	note, err := do()
+	note, begin := "", time.Now()
+	each, err := m.each(n, func() (err error) {
+		note, err = do()
+		return err
+	})
 	took := time.Since(begin)
 	m.must(err)
-	cpu := each(used, m.cpu(), n)
 	after, err := m.writes(m.ctx)
 	m.must(err)
 	m.must(m.quiet(m.ctx))
 	slower, err := m.rig.pace(m.ctx)
 	m.must(err)
-	floor *= (faster + slower) / 2 / m.pace
-	w := row{name: name, n: n, took: took, floor: floor, writes: perCredential(before, after, n), cpu: cpu, note: note}
+	w := row{name: name, n: n, took: took, floor: floor.beside(m.pace, mean(faster, slower)), each: each, writes: perCredential(before, after, n), note: note}
 	w.rss, w.peak = m.controller.memory()
 	w.heap = m.controller.heap(m.ctx)
 	for _, s := range m.servers {
@@ -134,7 +135,7 @@ func (m *measurement) phase(name string, n int, floor float64, do func() (note s
 	}
 	m.rows = append(m.rows, w)
 	m.say("%s: %d in %s, %.0f/s; controller %d MB resident (peak %d, heap %d), servers up to %d MB; each: %s; CPU: %s; %s",
-		name, n, took.Round(time.Millisecond), float64(n)/took.Seconds(), w.rss, w.peak, w.heap, w.server, w.writes, w.cpu, note)
+		name, n, took.Round(time.Millisecond), float64(n)/took.Seconds(), w.rss, w.peak, w.heap, w.server, w.writes, each.of, note)
 }
 
 func (m *measurement) run() {
@@ -142,7 +143,7 @@ func (m *measurement) run() {
 	m.say("a bare client makes the same writes where nothing is installed")
 	alone, err := m.rig.floor(m.ctx, "floor-alone", size)
 	m.must(err)
-	m.say("%.0f mints/s (CPU: %s), %.0f rotations/s (CPU: %s)", alone.mint, alone.mintCPU, alone.rotation, alone.rotationCPU)
+	m.say("mints %s, rotations %s", alone.mint, alone.rotation)
 	m.must(m.install(m.ctx))
 	m.say("and where webhooks and policies are asked, and servers watch")
 	begin, err := m.rig.pace(m.ctx)
@@ -151,8 +152,8 @@ func (m *measurement) run() {
 	m.must(err)
 	end, err := m.rig.pace(m.ctx)
 	m.must(err)
-	m.pace = (begin + end) / 2
-	m.say("floor: %.0f mints/s (CPU: %s), %.0f rotations/s (CPU: %s)", m.floor.mint, m.floor.mintCPU, m.floor.rotation, m.floor.rotationCPU)
+	m.pace = mean(begin, end)
+	m.say("floor: mints %s, rotations %s", m.floor.mint, m.floor.rotation)
 	m.must(m.work(m.ctx))
 
 	m.phase("created", m.n, m.floor.mint, func() (string, error) {
@@ -187,7 +188,7 @@ func (m *measurement) rotation(name string) {
 // was activated over a while falls due over the same while, less a jitter of a
 // twentieth of the age.
 func (m *measurement) byAge() {
-	m.phase("rotated, by age", m.n, 0, func() (string, error) {
+	m.phase("rotated, by age", m.n, cost{}, func() (string, error) {
 		before, err := m.transitions(m.ctx, v1alpha1.ReasonRotated)
 		if err != nil {
 			return "", err
@@ -218,7 +219,7 @@ func (m *measurement) age(every string) error {
 // revokeSome measures from the API server's answer to a Revocation to the refusal
 // on all three servers.
 func (m *measurement) revokeSome(name string, from int) {
-	m.phase(name, revocations, 0, func() (string, error) {
+	m.phase(name, revocations, cost{}, func() (string, error) {
 		var took []time.Duration
 		for i := range revocations {
 			d, err := m.revoke(m.ctx, from+i)
@@ -266,7 +267,7 @@ func (m *measurement) emergency() {
 		values[i], err = m.value(m.ctx, 2*revocations+i*(m.n-2*revocations)/watched)
 		m.must(err)
 	}
-	m.phase("revoked, all", m.n, 0, func() (string, error) {
+	m.phase("revoked, all", m.n, cost{}, func() (string, error) {
 		revocation := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: "emergency"}, Spec: v1alpha1.RevocationSpec{Reason: "drill", All: true}}
 		if err := m.client.Create(m.ctx, revocation); err != nil {
 			return "", err
@@ -326,20 +327,22 @@ func (m *measurement) check() {
 func (m *measurement) print() {
 	fmt.Println()
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "PHASE\tCREDENTIALS\tTOOK\tPER S\tFLOOR\tRATIO\tCONTROLLER MB (PEAK, HEAP)\tSERVER MB\t")
+	// By CPU is the floor's processor time for each by ours: what the machine is busy with
+	// beside changes it less than it does rates.
+	fmt.Fprintln(w, "PHASE\tCREDENTIALS\tTOOK\tPER S\tFLOOR\tRATIO\tBY CPU\tCONTROLLER MB (PEAK, HEAP)\tSERVER MB\t")
 	for _, r := range m.rows {
 		rate := float64(r.n) / r.took.Seconds()
-		floor, ratio := "", ""
-		if r.floor > 0 {
-			floor, ratio = fmt.Sprintf("%.0f", r.floor), fmt.Sprintf("%.2f", rate/r.floor)
+		floor, ratio, byCPU := "", "", ""
+		if r.floor.rate > 0 {
+			floor, ratio, byCPU = fmt.Sprintf("%.0f", r.floor.rate), fmt.Sprintf("%.2f", rate/r.floor.rate), fmt.Sprintf("%.2f", r.floor.cpu/r.each.cpu)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%.0f\t%s\t%s\t%d (%d, %d)\t%d\t\n",
-			r.name, r.n, r.took.Round(100*time.Millisecond), rate, floor, ratio, r.rss, r.peak, r.heap, r.server)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%.0f\t%s\t%s\t%s\t%d (%d, %d)\t%d\t\n",
+			r.name, r.n, r.took.Round(100*time.Millisecond), rate, floor, ratio, byCPU, r.rss, r.peak, r.heap, r.server)
 	}
 	_ = w.Flush()
 	fmt.Println("\nRequests for each credential, the person's own among them:")
 	for _, r := range m.rows {
-		fmt.Printf("  %s: %s\n    CPU: %s\n", r.name, r.writes, r.cpu)
+		fmt.Printf("  %s: %s\n    CPU: %s\n", r.name, r.writes, r.each.of)
 		if r.note != "" {
 			fmt.Printf("    %s\n", r.note)
 		}
