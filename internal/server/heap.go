@@ -9,10 +9,10 @@ import (
 
 // With few credentials what is in use is so little that it would be looked through dozens
 // of times a second, each time it has doubled: on a busy server a tenth of its time. So
-// there is room for this much garbage at least, in bytes. With a hundred thousand
-// credentials it is what the Go runtime leaves anyway.
+// there is room for this much garbage at least, in bytes. With ten thousand credentials it
+// is what the Go runtime leaves anyway.
 const (
-	roomForGarbage = 32 << 20
+	roomForGarbage = 16 << 20
 	// How often to look, and within which bounds the percentage of GOGC is.
 	heapEvery         = time.Second
 	minGarbagePercent = 100
