@@ -1,9 +1,11 @@
 package server
 
 import (
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 )
@@ -35,6 +37,20 @@ func TestAWrongConfigurationIsRefusedByName(t *testing.T) {
 	}
 	if _, err := New(validConfig()); err != nil {
 		t.Errorf("a valid configuration: %v", err)
+	}
+}
+
+func TestSoLongAStalenessThatJWTsOutliveTheirKeyIsWarnedOf(t *testing.T) {
+	for staleness, warned := range map[time.Duration]bool{0: false, 30 * time.Minute: false, 31 * time.Minute: true} {
+		var log strings.Builder
+		c := validConfig()
+		c.MaxStaleness, c.Log = staleness, slog.New(slog.NewTextHandler(&log, nil))
+		if _, err := New(c); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(log.String(), "--max-staleness") && strings.Contains(log.String(), "at_most=30m0s"); got != warned {
+			t.Errorf("%s: warned of: %v\n%s", staleness, got, &log)
+		}
 	}
 }
 

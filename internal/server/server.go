@@ -27,6 +27,7 @@ import (
 	"github.com/mintmark-dev/mintmark/internal/audit"
 	"github.com/mintmark-dev/mintmark/internal/authn"
 	"github.com/mintmark-dev/mintmark/internal/federation"
+	"github.com/mintmark-dev/mintmark/internal/keyring"
 	"github.com/mintmark-dev/mintmark/internal/oauth"
 )
 
@@ -139,6 +140,10 @@ func New(c Config) (*Server, error) {
 	c = c.withDefaults()
 	if err := c.check(); err != nil {
 		return nil, err
+	}
+	if kept := keyring.DefaultPolicy().KeepAfter; c.MaxStaleness+oauth.MaxTTL > kept {
+		c.Log.Warn("--max-staleness is so long that a JWT which a server signs while it is cut off may outlive the key that the others publish",
+			"max_staleness", c.MaxStaleness.String(), "at_most", (kept - oauth.MaxTTL).String())
 	}
 	s := &Server{config: c, registry: prometheus.NewRegistry(), index: authn.New(authn.Config{}), keys: new(keys)}
 	s.metrics = newMetrics(s.registry)
