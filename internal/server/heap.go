@@ -10,9 +10,14 @@ import (
 // With few credentials what is in use is so little that it would be looked through dozens
 // of times a second, each time it has doubled: on a busy server a tenth of its time. So
 // there is room for this much garbage at least, in bytes. With ten thousand credentials it
-// is what the Go runtime leaves anyway.
+// is what the Go runtime leaves anyway. With a million it takes most of a second to look
+// through what is in use, and there is half as much room again; where memory is limited,
+// GOMEMLIMIT keeps below that all the same.
 const (
 	roomForGarbage = 16 << 20
+	muchInUse      = 192 << 20 // bytes
+	// garbageOfMuch is the percentage where much is in use.
+	garbageOfMuch = 150
 	// How often to look, and within which bounds the percentage of GOGC is.
 	heapEvery         = time.Second
 	minGarbagePercent = 100
@@ -40,6 +45,9 @@ func KeepHeapRoom(ctx context.Context) {
 
 // garbagePercent is GOGC for so many bytes in use.
 func garbagePercent(live uint64) int {
+	if live >= muchInUse {
+		return garbageOfMuch
+	}
 	return int(min(max(100*roomForGarbage/max(live, 1), minGarbagePercent), maxGarbagePercent))
 }
 

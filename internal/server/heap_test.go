@@ -10,7 +10,7 @@ import (
 
 func TestGarbageHasRoomWhereLittleIsInUse(t *testing.T) {
 	for live, want := range map[uint64]int{
-		0: maxGarbagePercent, 1 << 20: maxGarbagePercent, 4 << 20: 400, 8 << 20: 200, 16 << 20: 100, 1 << 30: minGarbagePercent, 1 << 40: minGarbagePercent,
+		0: maxGarbagePercent, 1 << 20: maxGarbagePercent, 4 << 20: 400, 8 << 20: 200, 16 << 20: 100, 191 << 20: minGarbagePercent, 192 << 20: 150, 1 << 40: 150,
 	} {
 		if got := garbagePercent(live); got != want {
 			t.Errorf("with %d bytes in use there are %d percent, want %d", live, got, want)
