@@ -450,13 +450,18 @@ func TestARevocationSettlesWhatItSelectsAndNothingElse(t *testing.T) {
 	c.ready(spared)
 	// Relabelled just before: the sealed labels still select it.
 	c.eventually(hit, "sealed labels", func() bool { return hit.Status.Epoch > 1 })
-	rv := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}, Spec: v1alpha1.RevocationSpec{
+	// Who made it is who admission says, and nobody else's word.
+	said := map[string]string{v1alpha1.AnnotationRevokedBy: "ann", v1alpha1.AnnotationRequestedBy: "root"}
+	rv := &v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: c.namespace, Annotations: said}, Spec: v1alpha1.RevocationSpec{
 		Reason: "incident 7", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": c.namespace}},
 	}}
 	if err := c.client.Create(t.Context(), rv); err != nil {
 		t.Fatal(err)
 	}
 	c.eventually(hit, "revoked", func() bool { return reason(hit, v1alpha1.ConditionReady) == v1alpha1.ReasonRevoked })
+	if by := hit.Status.Revocation; by == nil || by.Actor != "ann" {
+		t.Errorf("ann made the Revocation, and status says %+v", by)
+	}
 	c.eventually(rv, "settled", func() bool { return rv.Status.Matched == 1 && rv.Status.Settled == 1 })
 	if err := c.client.Delete(t.Context(), rv); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -261,5 +262,30 @@ func TestALineOfJSONIsOneEvent(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("it differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestDetailsThatNoStoreGivesBackAreCutAndEscaped(t *testing.T) {
+	many := map[string]Text{}
+	for i := range maxDetail + 1 {
+		many[fmt.Sprint("name", i)] = "x"
+	}
+	for what, detail := range map[string]map[string]Text{
+		"a long text": {"note": Text(strings.Repeat("x", maxDetailText+1))}, "a long name": {strings.Repeat("n", maxDetailKey+1): "x"},
+		"a line end in a text": {"note": "a\nb"}, "a command in a name": {"a\x1bb": "x"}, "too many": many,
+	} {
+		b, err := NewSealer("one/1").Seal([]Event{{At: noon, Type: TypeAuthentication, Detail: detail}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := b.Events[0].Detail
+		if len(kept) == 0 || len(kept) > maxDetail {
+			t.Errorf("%s: %d details", what, len(kept))
+		}
+		for name, text := range kept {
+			if len(name) > maxDetailKey || len(text) > maxDetailText || strings.ContainsAny(name+string(text), "\n\x1b") {
+				t.Errorf("%s: %q: %q", what, name, text)
+			}
+		}
 	}
 }

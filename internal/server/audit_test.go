@@ -369,13 +369,22 @@ func TestWhatEveryServerSeesIsStoredOnce(t *testing.T) {
 		_, a := newTrail(t)
 		a.once = newLedger(s, nil, id, id, slog.New(slog.DiscardHandler))
 		defer start(&running, a.once.Run)()
-		a.revocation(&v1alpha1.Revocation{ObjectMeta: metav1.ObjectMeta{Name: "leak", UID: "r-1", CreationTimestamp: metav1.Now()}, Spec: v1alpha1.RevocationSpec{Reason: "leaked", All: true}})
+		said := map[string]string{v1alpha1.AnnotationRevokedBy: "ann", v1alpha1.AnnotationRequestedBy: "root"}
+		a.revocation(&v1alpha1.Revocation{
+			ObjectMeta: metav1.ObjectMeta{Name: "leak", UID: "r-1", CreationTimestamp: metav1.Now(), Annotations: said},
+			Spec:       v1alpha1.RevocationSpec{Reason: "leaked", All: true},
+		})
 		a.deleted(&v1alpha1.ServiceToken{ObjectMeta: metav1.ObjectMeta{Namespace: "payments", Name: "ci", UID: "u-1"}}, v1alpha1.KindServiceToken, time.Now())
 		eventually(t, 10*time.Second, "nothing waits", func() bool { waiting, _ := a.once.depth(); return waiting == 0 })
 	}
 	page, err := s.Events(t.Context(), store.AllTenants(), store.EventFilter{}, store.Page{})
 	if err != nil || len(page.Items) != 2 {
 		t.Errorf("%d events, want a revocation and a deletion (%v): %+v", len(page.Items), err, page.Items)
+	}
+	for _, e := range page.Items {
+		if e.Type == audit.TypeRevocation && e.Actor != "ann" {
+			t.Errorf("ann made the Revocation, as admission says, and the log says %q", e.Actor)
+		}
 	}
 }
 
