@@ -44,6 +44,8 @@ const (
 	catchUp = 20 * time.Millisecond
 	// tryAgain is when to look again after somebody else wrote first.
 	tryAgain = 200 * time.Millisecond
+	// atOnce is when to look again at what others wrote while it was looked at.
+	atOnce = time.Millisecond
 	// defaultWorkers reconcile at the same time. More make the API server slower,
 	// not the controller faster.
 	defaultWorkers = 12
@@ -224,7 +226,17 @@ type credentials struct {
 }
 
 // Reconcile implements reconcile.Reconciler.
-func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+func (r *credentials) Reconcile(ctx context.Context, req reconcile.Request) (result reconcile.Result, err error) {
+	r.memory.begin(req.NamespacedName)
+	defer func() {
+		if r.memory.end(req.NamespacedName) {
+			result.RequeueAfter = atOnce
+		}
+	}()
+	return r.reconcile(ctx, req)
+}
+
+func (r *credentials) reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	s, err := r.observe(ctx, req.NamespacedName)
 	switch {
 	case abandoned(err):

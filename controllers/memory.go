@@ -19,6 +19,9 @@ type memory struct {
 	seed    maphash.Seed
 	mu      sync.Mutex
 	entries map[types.NamespacedName]*memoryEntry
+	// working are the credentials that a reconcile is at, with the resourceVersions that
+	// events told of meanwhile: the event of a write can be here before its answer.
+	working map[types.NamespacedName][]versionHash
 }
 
 type memoryEntry struct {
@@ -59,7 +62,9 @@ type sealedRecord struct {
 }
 
 func newMemory() *memory {
-	return &memory{seed: maphash.MakeSeed(), entries: map[types.NamespacedName]*memoryEntry{}}
+	return &memory{
+		seed: maphash.MakeSeed(), entries: map[types.NamespacedName]*memoryEntry{}, working: map[types.NamespacedName][]versionHash{},
+	}
 }
 
 // entry gives the entry of a credential, new if the name is another object's
@@ -136,12 +141,43 @@ func keepLast(versions []versionHash, another versionHash) []versionHash {
 	return append(versions[max(0, len(versions)-keptVersions+1):], another)
 }
 
-// ours tells whether a resourceVersion was made by a write of ours.
+// begin tells that a reconcile is at a credential; there is one at a time.
+func (m *memory) begin(key types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.working[key] = nil
+}
+
+// end tells that the reconcile has come to its end, and gives whether others wrote
+// meanwhile.
+func (m *memory) end(key types.NamespacedName) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	told := m.working[key]
+	delete(m.working, key)
+	return slices.ContainsFunc(told, func(v versionHash) bool { return !m.made(key, v) })
+}
+
+// ours tells whether a resourceVersion need not be looked at: it was made by a write of
+// ours, or a reconcile is at the credential, and end will tell.
 func (m *memory) ours(key types.NamespacedName, resourceVersion string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	v := m.hash(resourceVersion)
+	if m.made(key, v) {
+		return true
+	}
+	told, working := m.working[key]
+	if working {
+		m.working[key] = append(told, v)
+	}
+	return working
+}
+
+// made tells whether a write of ours made a resourceVersion. The caller holds the lock.
+func (m *memory) made(key types.NamespacedName, v versionHash) bool {
 	e := m.entries[key]
-	return e != nil && slices.Contains(e.written, m.hash(resourceVersion))
+	return e != nil && slices.Contains(e.written, v)
 }
 
 // outdated tells whether an object is one that we have written over since.

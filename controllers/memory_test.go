@@ -72,6 +72,47 @@ func TestOurOwnWritesAreKnownAgain(t *testing.T) {
 	}
 }
 
+// The event of a write can come before the answer to it, so while a reconcile is at a
+// credential no event is judged.
+func TestEventsOfAReconcileAreJudgedWhenItIsOver(t *testing.T) {
+	key := types.NamespacedName{Namespace: "payments", Name: "ci"}
+	for name, c := range map[string]struct {
+		events []string
+		others bool
+	}{
+		"none":                       {nil, false},
+		"its own":                    {[]string{"2", "3"}, false},
+		"another's":                  {[]string{"9"}, true},
+		"another's between its own":  {[]string{"2", "9", "3"}, true},
+		"of a write that was before": {[]string{"1"}, false},
+	} {
+		m := newMemory()
+		m.wrote(key, "uid", "1", "0")
+		m.begin(key)
+		for _, version := range c.events {
+			if !m.ours(key, version) {
+				t.Errorf("%s: %s is looked at before the reconcile is over", name, version)
+			}
+		}
+		m.wrote(key, "uid", "2", "1")
+		m.wrote(key, "uid", "3", "")
+		if others := m.end(key); others != c.others {
+			t.Errorf("%s: others wrote: %t, want %t", name, others, c.others)
+		}
+		if m.ours(key, "9") || !m.ours(key, "2") || len(m.working) != 0 {
+			t.Errorf("%s: after the reconcile events are judged as if it were going on", name)
+		}
+	}
+
+	// One that has gone meanwhile has written nothing.
+	m := newMemory()
+	m.begin(key)
+	m.ours(key, "2")
+	if !m.end(key) {
+		t.Error("an event of a credential that nothing is known of is taken for our own")
+	}
+}
+
 func TestCacheAndMemoryHaveOneCopyOfARecord(t *testing.T) {
 	key := types.NamespacedName{Namespace: "payments", Name: "ci"}
 	written := []byte("a record")
