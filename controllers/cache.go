@@ -2,10 +2,13 @@ package controllers
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
@@ -45,6 +48,24 @@ func Transform(o any) (any, error) {
 	return object, nil
 }
 
+// stored gives what the cache holds of a type, as it holds it: to be read, and not to be
+// changed. A list would copy each of them. ok is false where the cache has an informer for
+// each of several namespaces, and where informers is nil.
+func stored(ctx context.Context, informers cache.Informers, of client.Object) (all []any, ok bool, err error) {
+	if informers == nil {
+		return nil, false, nil
+	}
+	informer, err := informers.GetInformer(ctx, of)
+	if err != nil {
+		return nil, false, err
+	}
+	one, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, false, nil
+	}
+	return one.GetStore().List(), true, nil
+}
+
 func shrinkSpec(s *v1alpha1.CredentialSpec) {
 	s.CredentialClassName, s.Owner = share(s.CredentialClassName), share(s.Owner)
 	for i, p := range s.Permissions {
@@ -58,7 +79,10 @@ func shrinkSpec(s *v1alpha1.CredentialSpec) {
 func shrinkStatus(s *v1alpha1.CredentialStatus) {
 	for i := range s.Conditions {
 		c := &s.Conditions[i]
-		c.Type, c.Status, c.Reason, c.Message = share(c.Type), share(c.Status), share(c.Reason), share(c.Message)
+		c.Type, c.Status, c.Reason = share(c.Type), share(c.Status), share(c.Reason)
+		if c.Type != v1alpha1.ConditionReady && c.Type != v1alpha1.ConditionSecretDelivered { // these name the Secret
+			c.Message = share(c.Message)
+		}
 	}
 	for i := range s.Versions {
 		v := &s.Versions[i]
@@ -73,7 +97,8 @@ func shrinkStatus(s *v1alpha1.CredentialStatus) {
 	s.Conditions, s.Versions, s.Record = slices.Clone(s.Conditions), slices.Clone(s.Versions), bytes.Clone(s.Record)
 }
 
-// share gives a text that equal ones share, for as long as any of them is held.
+// share gives a text that equal ones share, for as long as any of them is held. For one that
+// has no equal it takes much more memory than that text.
 func share[T ~string](s T) T { return unique.Make(s).Value() }
 
 // sharedLabels are the labels of an object. Nearly every Secret has but one, ours, and all
@@ -87,13 +112,14 @@ func sharedLabels(m map[string]string) map[string]string {
 
 var managedOnly = map[string]string{v1alpha1.LabelManaged: "true"}
 
+// shared is a map with keys that others share. Values differ more often than not.
 func shared(m map[string]string) map[string]string {
 	if len(m) == 0 {
 		return nil
 	}
 	out := make(map[string]string, len(m))
 	for k, v := range m {
-		out[share(k)] = share(v)
+		out[share(k)] = v
 	}
 	return out
 }

@@ -23,7 +23,7 @@ func TestWhatIsCachedHasOneCopyOfWhatIsCommonAndLacksNothing(t *testing.T) {
 	token := &v1alpha1.ServiceToken{ObjectMeta: meta(), Spec: v1alpha1.CredentialSpec{
 		CredentialClassName: "default", Permissions: []v1alpha1.Permission{"a:b"}, Roles: []string{"r"}, Owner: "o",
 	}, Status: v1alpha1.CredentialStatus{
-		Conditions: []metav1.Condition{{Type: "Ready", Status: "True", Reason: "Ready", Message: string([]byte("m"))}}, Record: []byte{1}, Seal: "s", LastUsed: "2026-01-01",
+		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionPropagated, Status: "True", Reason: "Propagated", Message: string([]byte("m"))}}, Record: []byte{1}, Seal: "s", LastUsed: "2026-01-01",
 		Versions: []v1alpha1.CredentialVersion{{Version: 1, State: v1alpha1.VersionActive, Pepper: "p", Digest: "d", Reason: "Created", Actor: "me"}},
 	}}
 	secret := &corev1.Secret{ObjectMeta: meta(), Data: map[string][]byte{"token": []byte("x")}, Type: corev1.SecretTypeOpaque}

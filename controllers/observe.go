@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -236,16 +237,15 @@ func (r *credentials) observeClass(ctx context.Context, s *scope) error {
 }
 
 func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
-	var list v1alpha1.RevocationList
-	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+	revocations, err := r.revocations(ctx)
+	if err != nil {
 		return err
 	}
 	sets := []map[string]string{s.observed.Labels}
 	if s.observed.Record != nil {
 		sets = append(sets, s.observed.Record.Labels)
 	}
-	for i := range list.Items {
-		rv := &list.Items[i]
+	for _, rv := range revocations {
 		if selector := r.selectors.of(rv); !selector.Selects(s.observed.Kind, s.observed.Namespace, sets...) {
 			continue
 		}
@@ -254,9 +254,34 @@ func (r *credentials) observeRevocations(ctx context.Context, s *scope) error {
 			Created: rv.CreationTimestamp.Time, Replace: rv.Spec.Replace == "Immediately",
 		})
 	}
-	r.selectors.trim(len(list.Items))
-	slices.SortFunc(s.observed.Revocations, func(a, b lifecycle.Revocation) int { return a.Created.Compare(b.Created) })
+	r.selectors.trim(len(revocations))
+	slices.SortFunc(s.observed.Revocations, func(a, b lifecycle.Revocation) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.UID, b.UID))
+	})
 	return nil
+}
+
+// revocations are those there are, as the cache holds them: they are kept for as long as
+// anybody likes, and every credential is compared with each.
+func (r *credentials) revocations(ctx context.Context) (revocations []*v1alpha1.Revocation, err error) {
+	all, ok, err := stored(ctx, r.cache, &v1alpha1.Revocation{})
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		var list v1alpha1.RevocationList
+		if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		for i := range list.Items {
+			revocations = append(revocations, &list.Items[i])
+		}
+		return revocations, nil
+	}
+	for _, o := range all {
+		revocations = append(revocations, o.(*v1alpha1.Revocation))
+	}
+	return revocations, nil
 }
 
 // selectors are those of the Revocations, compiled: each is asked about every

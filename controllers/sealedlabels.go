@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -65,25 +64,20 @@ func (s *sealedLabels) prune(there int) {
 }
 
 // each calls do with every credential of the kind, as the cache holds it. do changes none.
-// A list would copy each of them; it is what there is where the cache has an informer for
-// each of several namespaces, or informers is nil.
 func (k credentialKind) each(ctx context.Context, r client.Reader, informers cache.Informers, do func(v1alpha1.Credential)) (n int, err error) {
-	if informers != nil {
-		informer, err := informers.GetInformer(ctx, k.new())
-		if err != nil {
-			return 0, fmt.Errorf("reading what is known of kind %s: %w", k.kind, err)
-		}
-		if one, ok := informer.(toolscache.SharedIndexInformer); ok {
-			all := one.GetStore().List()
-			for _, o := range all {
-				do(o.(v1alpha1.Credential))
-			}
-			return len(all), nil
-		}
+	all, ok, err := stored(ctx, informers, k.new())
+	if err != nil {
+		return 0, fmt.Errorf("reading what is known of kind %s: %w", k.kind, err)
 	}
-	all, err := k.list(ctx, r, client.UnsafeDisableDeepCopy)
-	for _, o := range all {
+	if ok {
+		for _, o := range all {
+			do(o.(v1alpha1.Credential))
+		}
+		return len(all), nil
+	}
+	list, err := k.list(ctx, r, client.UnsafeDisableDeepCopy)
+	for _, o := range list {
 		do(o)
 	}
-	return len(all), err
+	return len(list), err
 }
