@@ -47,11 +47,6 @@ const (
 	exitUsage  = 2
 )
 
-// gcPercent is how much garbage may lie about before it is collected, by what is
-// in use. That is mostly the cache, which never becomes garbage: a fifth of the
-// usual costs some hundredths of a core while thousands rotate, and nothing else.
-const gcPercent = 20
-
 // execute is main without the process: it returns the exit code.
 func execute(ctx context.Context, args []string, env func(string) string, out, log io.Writer) int {
 	o, err := parse(args, env)
@@ -67,7 +62,7 @@ func execute(ctx context.Context, args []string, env func(string) string, out, l
 		return exitOK
 	}
 	if env("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		go keepHeapRoom(ctx, debug.SetMemoryLimit(-1))
 	}
 	logger := slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: o.level}))
 	setLogger(logger)
