@@ -348,7 +348,14 @@ func (f *facts) declares(v *version, peppers credential.Peppers) bool {
 // that carry the same share them.
 type labels struct {
 	now, then map[string]string
-	same      bool // now and then
+	// fingerprint of both together.
+	fingerprint uint64
+	same        bool // now and then
+}
+
+// may tells whether there can be all labels of a fingerprint among these.
+func (l *labels) may(fingerprint uint64) bool {
+	return fingerprint == 0 || l != nil && l.fingerprint&fingerprint == fingerprint
 }
 
 func (l *labels) live() map[string]string {
@@ -375,7 +382,7 @@ func (x *Index) labelsOf(f *facts) *labels {
 	}
 	nowKey, thenKey := strings.Join(pairs(now), "\x00"), strings.Join(pairs(then), "\x00")
 	return x.labels.get(nowKey+"\x01"+thenKey, func() *labels {
-		l := &labels{now: cloneMap(now), same: nowKey == thenKey}
+		l := &labels{now: cloneMap(now), same: nowKey == thenKey, fingerprint: credential.Fingerprint(now) | credential.Fingerprint(then)}
 		if l.then = l.now; !l.same {
 			l.then = cloneMap(then)
 		}

@@ -15,8 +15,9 @@ import (
 // revocation is a Revocation object, compiled.
 type revocation struct {
 	credential.Selector
-	created    int64 // Unix seconds
-	generation int64 // of the object that was compiled; 0 where that is not known
+	fingerprint uint64 // of the labels that it asks for
+	created     int64  // Unix seconds
+	generation  int64  // of the object that was compiled; 0 where that is not known
 }
 
 func newRevocation(object *v1alpha1.Revocation) (*revocation, error) {
@@ -24,13 +25,18 @@ func newRevocation(object *v1alpha1.Revocation) (*revocation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Revocation %s: %w", object.Name, err)
 	}
-	return &revocation{Selector: selector, created: object.CreationTimestamp.Unix(), generation: object.Generation}, nil
+	return &revocation{
+		Selector: selector, fingerprint: selector.Fingerprint(), created: object.CreationTimestamp.Unix(), generation: object.Generation,
+	}, nil
 }
 
 // takes tells whether the Revocation of this UID revokes the credential: it
 // selects it, by its labels as they are or as they were sealed, and the record
 // does not account for it.
 func (r *revocation) takes(uid string, h *holder) bool {
+	if !h.labels.may(r.fingerprint) {
+		return false // found out without the labels themselves, which are all over memory
+	}
 	c := h.cohort
 	if c.accountsFor(uid, r) {
 		return false

@@ -3,11 +3,14 @@ package credential
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 
 	"github.com/mintmark-dev/mintmark/api/v1alpha1"
 )
@@ -60,6 +63,46 @@ func (s *Selector) Namespaces() []string {
 		return nil
 	}
 	return s.namespaces
+}
+
+// Fingerprint is one that the labels of whatever is selected have all bits of: that of the
+// labels a credential must have, as far as the spec gives their values one by one. It is 0
+// where it gives none.
+func (s *Selector) Fingerprint() uint64 {
+	if s.all || s.labels == nil {
+		return 0
+	}
+	var bits uint64
+	requirements, _ := s.labels.Requirements()
+	for _, r := range requirements {
+		values := r.ValuesUnsorted()
+		switch r.Operator() {
+		case selection.Equals, selection.DoubleEquals, selection.In:
+			if len(values) == 1 {
+				bits |= bitsOf(r.Key(), values[0])
+			}
+		}
+	}
+	return bits
+}
+
+// Fingerprint of labels has all bits of the fingerprints of their parts. To compare two
+// finds out quickly that there is a label missing, which is so for most credentials that a
+// Selector is asked about.
+func Fingerprint(labels map[string]string) uint64 {
+	var bits uint64
+	for key, value := range labels {
+		bits |= bitsOf(key, value)
+	}
+	return bits
+}
+
+// bitsOf a label are two bits of 64.
+func bitsOf(key, value string) uint64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, key+"="+value)
+	sum := h.Sum64()
+	return 1<<(sum>>58) | 1<<(sum>>52&63)
 }
 
 // Selects tells whether a credential is taken, by any one of its sets of labels:

@@ -1,6 +1,7 @@
 package credential_test
 
 import (
+	"strconv"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,5 +51,49 @@ func TestSelectorSelects(t *testing.T) {
 	var zero credential.Selector
 	if zero.Selects(v1alpha1.KindAPIKey, "a", nil) {
 		t.Error("the zero value selects")
+	}
+}
+
+// To ask the fingerprint first must change no answer.
+func TestAFingerprintHasThatOfWhateverSelectsIt(t *testing.T) {
+	labelled := func(n int) map[string]string {
+		labels := map[string]string{}
+		for i, value := range []string{"", "a", "b"} {
+			if n>>i&1 == 1 {
+				labels["key-"+strconv.Itoa(i)] = value
+			}
+		}
+		return labels
+	}
+	expressions := []metav1.LabelSelectorRequirement{
+		{Key: "key-1", Operator: metav1.LabelSelectorOpIn, Values: []string{"a"}}, {Key: "key-1", Operator: metav1.LabelSelectorOpIn, Values: []string{"a", "b"}},
+		{Key: "key-1", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b"}}, {Key: "key-2", Operator: metav1.LabelSelectorOpExists},
+		{Key: "key-2", Operator: metav1.LabelSelectorOpDoesNotExist},
+	}
+	passed := map[bool]int{}
+	for n := range 8 {
+		for m := range len(expressions) + 1 {
+			selector := &metav1.LabelSelector{MatchLabels: labelled(n), MatchExpressions: expressions[:m]}
+			for _, all := range []bool{false, true} {
+				s, err := credential.NewSelector(&v1alpha1.RevocationSpec{All: all, Kinds: []string{"ServiceToken"}, Selector: selector})
+				if err != nil {
+					continue // an empty selector
+				}
+				for k := range 8 {
+					fits := credential.Fingerprint(labelled(k))&s.Fingerprint() == s.Fingerprint()
+					if s.Selects(v1alpha1.KindServiceToken, "payments", labelled(k)) && !fits {
+						t.Errorf("%v (all: %t) selects %v, which has not its fingerprint", selector, all, labelled(k))
+					}
+					passed[fits]++
+				}
+			}
+		}
+	}
+	if passed[false] < passed[true]/4 {
+		t.Errorf("fingerprints tell apart too little to be worth anything: %v", passed)
+	}
+	var zero credential.Selector
+	if zero.Fingerprint() != 0 || credential.Fingerprint(nil) != 0 {
+		t.Error("nothing has a fingerprint")
 	}
 }
