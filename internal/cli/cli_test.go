@@ -328,7 +328,7 @@ func TestNothingThatPeopleWriteCommandsTheTerminal(t *testing.T) {
 func TestTooManyArgumentsAreWrongUsage(t *testing.T) {
 	key := "sk_" + strings.Repeat("0123", 16)
 	for _, args := range [][]string{
-		{"list", "stok", key}, {"create", "stok", "a", key}, {"logs", "stok", "a", key}, {"analytics", "stok", "a", key}, {"doctor", key},
+		{"list", "stok", key}, {"create", "stok", "a", key}, {"logs", "stok", "a", key}, {"analytics", "stok", "a", key}, {"doctor", key}, {"help", key},
 	} {
 		var stderr strings.Builder
 		code := Run(t.Context(), Config{Streams: genericiooptions.IOStreams{In: strings.NewReader(""), Out: io.Discard, ErrOut: &stderr}}, args)

@@ -62,6 +62,19 @@ func (o *logsVerifyOptions) writeCheckpoints(v *verifyReport, before map[string]
 	return replaceFile(o.checkpoint, append(data, '\n'))
 }
 
+// writable tells whether replaceFile is going to find the folder of a file in order, before
+// much is done whose outcome is to be written there. An empty name is no file.
+func writable(name string) error {
+	if name == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 func replaceFile(name string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {

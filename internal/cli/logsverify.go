@@ -134,6 +134,9 @@ func (o *logsVerifyOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := writable(o.checkpoint); err != nil {
+		return err
+	}
 	exported, err := readExport(o.export)
 	if err != nil {
 		return err

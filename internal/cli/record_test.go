@@ -535,6 +535,17 @@ func TestVerifyingFindsWhatWasDoneToTheLog(t *testing.T) {
 	}
 }
 
+// To read the whole log and then not be able to write what it came to would be a pity.
+func TestACheckpointThatCannotBeWrittenIsToldBeforeTheLogIsRead(t *testing.T) {
+	s := newAuditServer(t)
+	s.batches["one/1"] = sealed(t, "one/1", 1)
+	file := filepath.Join(t.TempDir(), "none", "checkpoint")
+	code, _, errOut := s.mintmark(t, "logs", "verify", "--checkpoint", file)
+	if code != 1 || !strings.Contains(errOut, "writing "+file) || len(s.asked) != 0 {
+		t.Errorf("exit %d after %d requests: %s", code, len(s.asked), errOut)
+	}
+}
+
 // writeEvidence keeps elsewhere how the log is.
 func writeEvidence(t *testing.T, s *auditServer, dir string) {
 	t.Helper()

@@ -190,7 +190,24 @@ func New(cfg Config) *cobra.Command {
 	}
 	root.AddCommand(optionsCommand())
 	root.SetUsageTemplate(usageTemplate)
+	helpOfKnownCommands(root)
 	return root
+}
+
+// helpOfKnownCommands has `help` refuse a command that there is not, as the root does:
+// left alone, it tells of the root instead, and succeeds.
+func helpOfKnownCommands(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		return
+	}
+	help.Args = func(_ *cobra.Command, args []string) error {
+		if found, rest, _ := root.Find(args); found == root {
+			return unknownCommand(root, rest)
+		}
+		return nil
+	}
 }
 
 // noArgs refuses arguments without repeating them: somebody may have put a key
