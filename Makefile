@@ -79,7 +79,7 @@ faults-short: assets ## Some of each family of faults (two minutes).
 
 # -v, for the table at the end.
 .PHONY: scale
-scale: assets ## Make, rotate and revoke 10,000 credentials, and measure (about ten minutes). MINTMARK_SCALE=n is another number.
+scale: assets ## Make, rotate and revoke 10,000 credentials, and measure (about a quarter of an hour). MINTMARK_SCALE=n is another number.
 	$(GO) test -tags scale -run '^TestTenThousand' -count=1 -timeout 30m -v $(TESTFLAGS) ./test/scale
 
 .PHONY: image-test

@@ -5,6 +5,7 @@ package scale
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func inParallel(ctx context.Context, n int, do func(ctx context.Context, i int) 
 	return context.Cause(ctx)
 }
 
-// floor is what a bare client does alone.
+// floor is what a bare client takes that makes the same writes.
 type floor struct{ mint, rotation cost }
 
 // cost is what each of many took.
@@ -63,13 +64,6 @@ type cost struct {
 }
 
 func (c cost) String() string { return fmt.Sprintf("%.0f/s (CPU: %s)", c.rate, c.of) }
-
-// beside is the cost where the machine had one pace and now has another.
-func (c cost) beside(then, now cost) cost {
-	c.rate *= now.rate / then.rate
-	c.cpu *= now.cpu / then.cpu
-	return c
-}
 
 func mean(a, b cost) cost { return cost{rate: (a.rate + b.rate) / 2, cpu: (a.cpu + b.cpu) / 2} }
 
@@ -90,10 +84,10 @@ func (r *rig) each(n int, do func() error) (cost, error) {
 }
 
 // floor has a bare client make the writes of a mint, from the credential's own creation,
-// and of a rotation, from the request on. On an installation they are made as those
-// people and programs who may make them, webhooks and policies are asked, and servers
-// watch; only the controller looks elsewhere.
-func (r *rig) floor(ctx context.Context, namespace string, n int) (f floor, err error) {
+// and of a rotation, from the request on. On an installation they are made as those people and programs who
+// may make them, webhooks and policies are asked, and servers watch; only the controller
+// looks elsewhere.
+func (r *rig) floor(ctx context.Context, namespace string, n int, minted, rotated shape) (f floor, err error) {
 	if err := r.client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		return f, err
 	}
@@ -113,25 +107,32 @@ func (r *rig) floor(ctx context.Context, namespace string, n int) (f floor, err 
 		tokens[i] = newToken(namespace, i)
 		secrets[i] = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: tokens[i].Name}, Data: secretData(1)}
 		return errors.Join(
-			r.client.Create(ctx, tokens[i]), status(ctx, own, tokens[i], v1alpha1.VersionPending, 1), own.Create(ctx, secrets[i]),
-			status(ctx, own, tokens[i], v1alpha1.VersionActive, 1), event(ctx, own, tokens[i], "Minted"))
+			r.client.Create(ctx, tokens[i]), status(ctx, own, tokens[i], v1alpha1.VersionPending, minted), own.Create(ctx, secrets[i]),
+			status(ctx, own, tokens[i], v1alpha1.VersionActive, minted), event(ctx, own, tokens[i], "Minted"))
 	}
 	rotate := func(ctx context.Context, i int) error {
 		if err := request(ctx, r.client, tokens[i]); err != nil {
 			return err
 		}
-		if err := status(ctx, own, tokens[i], v1alpha1.VersionPending, 2); err != nil {
+		if err := status(ctx, own, tokens[i], v1alpha1.VersionPending, rotated); err != nil {
 			return err
 		}
 		secrets[i].Data = secretData(2)
-		return errors.Join(own.Update(ctx, secrets[i]), status(ctx, own, tokens[i], v1alpha1.VersionActive, 2), event(ctx, own, tokens[i], "Rotated"))
+		return errors.Join(own.Update(ctx, secrets[i]), status(ctx, own, tokens[i], v1alpha1.VersionActive, rotated), event(ctx, own, tokens[i], "Rotated"))
 	}
 	if f.mint, err = r.each(n, func() error { return inParallel(ctx, n, mint) }); err != nil {
 		return f, err
 	}
 	f.rotation, err = r.each(n, func() error { return inParallel(ctx, n, rotate) })
-	return f, errors.Join(err, r.client.DeleteAllOf(ctx, &v1alpha1.ServiceToken{}, client.InNamespace(namespace)))
+	return f, errors.Join(err,
+		r.client.DeleteAllOf(ctx, &v1alpha1.ServiceToken{}, client.InNamespace(namespace)), r.client.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(namespace)))
 }
+
+// shape is what a status is like: how many versions it tells of, and its size in bytes.
+type shape struct{ versions, size int }
+
+// usual is the shape after minting, and after the first rotation.
+var usual = []shape{{1, 1750}, {2, 2260}}
 
 // cpu is the processor time that each process has used so far; the test itself is the
 // client.
@@ -161,25 +162,6 @@ func processorTime(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// pace is how fast the machine is at this moment: ConfigMaps of the size of a
-// credential, created and updated by a bare client, each second. Machines that are
-// shared change theirs within minutes, so floors are taken at the pace before and
-// after what they are compared with.
-func (r *rig) pace(ctx context.Context) (cost, error) {
-	const n = 240
-	data := strings.Repeat("x", 2<<10)
-	one := func(ctx context.Context, i int) error {
-		o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("pace-%d", i), Labels: map[string]string{"app": "pace"}}, Data: map[string]string{"a": data}}
-		if err := r.client.Create(ctx, o); err != nil {
-			return err
-		}
-		o.Data["b"] = "y"
-		return r.client.Update(ctx, o)
-	}
-	c, err := r.each(n, func() error { return inParallel(ctx, n, one) })
-	return c, errors.Join(err, r.client.DeleteAllOf(ctx, &corev1.ConfigMap{}, client.InNamespace("default"), client.MatchingLabels{"app": "pace"}))
-}
-
 func secretData(versions int) map[string][]byte {
 	data := map[string][]byte{"token": make([]byte, 72), "version": []byte("1")}
 	if versions > 1 {
@@ -189,25 +171,31 @@ func secretData(versions int) map[string][]byte {
 }
 
 // status writes one of the size and shape of what the controller writes.
-func status(ctx context.Context, c client.Client, token *v1alpha1.ServiceToken, state v1alpha1.VersionState, versions int64) error {
+func status(ctx context.Context, c client.Client, token *v1alpha1.ServiceToken, state v1alpha1.VersionState, is shape) error {
 	now := metav1.Now()
 	st := v1alpha1.CredentialStatus{
 		Epoch: 1, SecretName: token.Name, ObservedGeneration: 1, Handled: &v1alpha1.HandledRequests{},
 		CurrentVersion: 1, Expires: now.Format(time.RFC3339), NextRotation: now.Format(time.RFC3339),
+		Transitions: []v1alpha1.Transition{{ID: "01a204ba-3203-8002-9b2a-c771ae78e8d8", Type: "Rotated", Version: int64(is.versions), At: now, Reason: "scale", Actor: "mintmark-admin"}},
 	}
-	for n := versions; n > 0; n-- {
+	for n := is.versions; n > 0; n-- {
 		st.Versions = append(st.Versions, v1alpha1.CredentialVersion{
-			Version: n, State: state, Digest: strings.Repeat("0", 64), Pepper: "p1", Prefix: "sk_0000", Created: now, Expires: &now, Reason: "Created",
+			Version: int64(n), State: state, Digest: strings.Repeat("0", 64), Pepper: "p0a5b0a8c412077c1", Prefix: "sk_0000",
+			Created: now, Activated: &now, Expires: &now, Reason: "scale", Actor: "mintmark-admin",
 		})
 		state = v1alpha1.VersionSuperseded
 	}
 	for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPropagated, v1alpha1.ConditionSecretDelivered} {
 		st.Conditions = append(st.Conditions, metav1.Condition{
-			Type: kind, Status: metav1.ConditionTrue, Reason: "Reason", Message: "every server accepted the current version before it was delivered", LastTransitionTime: now,
+			Type: kind, Status: metav1.ConditionTrue, Reason: "Reason", Message: "every server accepted", LastTransitionTime: now,
 		})
 	}
+	text, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
 	// Where the controller has a record and its seal. Those of nobody would be reported.
-	st.Conditions[0].Message += strings.Repeat(".", 460)
+	st.Conditions[0].Message += strings.Repeat(".", max(0, is.size-len(text)))
 	token.Status = st
 	return c.Status().Update(ctx, token)
 }

@@ -82,7 +82,7 @@ func startPlane(ctx context.Context, dir string) (*rig, error) {
 func (r *rig) binary(name string) string { return filepath.Join(r.dir, "mintmark-"+name) }
 
 // install installs Mintmark, and starts a controller that looks after its own namespace
-// alone, until it is told to do its work, and three servers.
+// alone, until it is started again, and three servers.
 func (r *rig) install(ctx context.Context) error {
 	ports, err := process.FreePorts(1)
 	if err != nil {
@@ -136,10 +136,11 @@ func (r *rig) identity(ctx context.Context, process, account string) (kubeconfig
 	return kubeconfig, internalToken, os.WriteFile(internalToken, []byte(token), 0o600)
 }
 
-// work has a controller look after every namespace.
-func (r *rig) work(ctx context.Context) error {
+// startAgain has the controller begin anew: to look after every namespace, if no argument
+// says otherwise.
+func (r *rig) startAgain(ctx context.Context, arguments ...string) error {
 	r.controller.Stop(10 * time.Second)
-	return r.startController(ctx)
+	return r.startController(ctx, arguments...)
 }
 
 func (r *rig) startController(ctx context.Context, arguments ...string) error {

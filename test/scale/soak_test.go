@@ -57,7 +57,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(r.install(ctx), r.work(ctx), r.createAll(ctx, soakCredentials), r.until(ctx, "Minted", soakCredentials), r.quiet(ctx)); err != nil {
+	if err := errors.Join(r.install(ctx), r.startAgain(ctx), r.createAll(ctx, soakCredentials), r.until(ctx, "Minted", soakCredentials), r.quiet(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	s := &soak{t: t, rig: r, holders: make([]holder, soakCredentials)}
