@@ -33,9 +33,10 @@ type internalListener struct {
 	callers callers
 	metrics *metrics
 	log     *slog.Logger
-	// overdue is told when the index was asked for something it has not heard of in
-	// time: an event may have been lost.
+	// overdue is told when the index was asked again and again for something it has not
+	// heard of: an event may have been lost.
 	overdue func()
+	late    lateItems
 	// ready tells whether the index speaks for the cluster.
 	ready func() bool
 	// once stores what controllers hand over; nil without a store.
@@ -100,13 +101,61 @@ func (l *internalListener) accepts(w http.ResponseWriter, r *http.Request) *prob
 		case <-r.Context().Done():
 			return problemUnavailable
 		case <-deadline.C:
-			if ask.WaitMillis >= internalapi.MaxWait.Milliseconds()/4 {
+			if ask.WaitMillis >= internalapi.MaxWait.Milliseconds()/4 && l.late.overdue(ask.Items, answer.Accepted, time.Now()) {
 				l.overdue()
 			}
 		}
 		break
 	}
 	return writeJSON(w, answer)
+}
+
+// patience is how long something that is asked for again and again may stay unheard of
+// before an event counts as lost. An API server that has much to do can send one a second
+// late, and would have even more to do if every server listed everything then.
+const patience = 2 * time.Second
+
+// lateItems remembers what was asked for in vain. The zero value is ready; it is safe for
+// concurrent use.
+type lateItems struct {
+	mu    sync.Mutex
+	items map[internalapi.AcceptsItem]late
+}
+
+// late is when something was asked for in vain, first and last.
+type late struct{ first, last time.Time }
+
+const (
+	// maxLateItems bounds what is remembered; for what is forgotten the patience begins
+	// anew.
+	maxLateItems = 2 * internalapi.MaxAcceptsItems
+	// forgotten is how long after the last question another one is no continuation.
+	forgotten = 10 * patience
+)
+
+// overdue takes in the answer to a question that has waited for as long as it may, and tells
+// whether anything has been asked for in vain for too long.
+func (l *lateItems) overdue(items []internalapi.AcceptsItem, accepted []bool, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.items) > maxLateItems || l.items == nil {
+		l.items = map[internalapi.AcceptsItem]late{}
+	}
+	overdue := false
+	for i, item := range items {
+		if accepted[i] {
+			delete(l.items, item)
+			continue
+		}
+		known := l.items[item]
+		if now.Sub(known.last) > forgotten {
+			known.first = now
+		}
+		known.last = now
+		l.items[item] = known
+		overdue = overdue || now.Sub(known.first) >= patience
+	}
+	return overdue
 }
 
 // look fills in what is accepted by now and tells whether everything is.

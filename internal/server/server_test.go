@@ -247,11 +247,51 @@ func TestAnEventThatWasLostIsFoundWhenAControllerAsksForIt(t *testing.T) {
 	r.wire.mu.Unlock()
 	lost := in.credential()
 	asker := in.controller(r)
-	answer := asker.accepts(t, internalapi.AcceptsRequest{WaitMillis: 600, Items: []internalapi.AcceptsItem{{UID: lost.record.UID, Epoch: 1}}})
-	if answer.Accepted[0] {
+	accepted := func() bool {
+		return asker.accepts(t, internalapi.AcceptsRequest{WaitMillis: 600, Items: []internalapi.AcceptsItem{{UID: lost.record.UID, Epoch: 1}}}).Accepted[0]
+	}
+	if accepted() {
 		t.Fatal("the event was not lost")
 	}
-	r.expect(5*time.Second, lost, 200, "found by listing again")
+	for asked := 1; !accepted(); asked++ {
+		if asked == 20 {
+			t.Fatal("nothing was listed again")
+		}
+	}
+	r.expect(soon, lost, 200, "found by listing again")
+}
+
+// An event that is late is no event that was lost.
+func TestWhatIsAskedForInVainIsOverdueAfterAWhile(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	one, two := internalapi.AcceptsItem{UID: "one", Epoch: 1}, internalapi.AcceptsItem{UID: "two", Epoch: 7}
+	var late lateItems
+	for i, c := range []struct {
+		after    time.Duration
+		items    []internalapi.AcceptsItem
+		accepted []bool
+		want     bool
+	}{
+		{0, []internalapi.AcceptsItem{one}, []bool{false}, false},
+		{patience - 1, []internalapi.AcceptsItem{one, two}, []bool{false, false}, false},
+		{1, []internalapi.AcceptsItem{one, two}, []bool{false, false}, true},
+		{1, []internalapi.AcceptsItem{one, two}, []bool{true, false}, false},
+		{1, []internalapi.AcceptsItem{one}, []bool{false}, false}, // it had arrived, and is asked for anew
+		{patience, []internalapi.AcceptsItem{two}, []bool{false}, true},
+		{forgotten + 1, []internalapi.AcceptsItem{two}, []bool{false}, false}, // nobody had asked for long
+		{patience, []internalapi.AcceptsItem{two}, []bool{false}, true},
+	} {
+		now = now.Add(c.after)
+		if got := late.overdue(c.items, c.accepted, now); got != c.want {
+			t.Errorf("%d: overdue: %t", i, got)
+		}
+	}
+	for i := range int64(2 * maxLateItems) {
+		late.overdue([]internalapi.AcceptsItem{{UID: "many", Epoch: i}}, []bool{false}, now)
+	}
+	if len(late.items) > maxLateItems+1 {
+		t.Errorf("%d are remembered", len(late.items))
+	}
 }
 
 // asker asks a server's internal listener as a controller does.
