@@ -14,7 +14,7 @@ import (
 const (
 	// ordinaryMemory is what the Go runtime may hold in any case, in bytes. The program's
 	// own code takes 40 MB beside it.
-	ordinaryMemory = 150 << 20
+	ordinaryMemory = 155 << 20
 	// roomPercent of what is in use is for garbage and for what lies between objects.
 	roomPercent = 35
 	heapEvery   = time.Second

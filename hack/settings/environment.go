@@ -16,7 +16,7 @@ type variable struct{ Name, Readers, Meaning string }
 // known are all of them.
 var known = []variable{
 	{"COLUMNS", "`mintmark`", "width of the terminal, where it cannot be asked"},
-	{"GOGC", "controller", "how much garbage may lie about, in percent of what is in use; unless it is set, 100 within 150 MiB, and a third where more is in use"},
+	{"GOGC", "controller", "how much garbage may lie about, in percent of what is in use; unless it is set, 100 within 155 MiB, and a third where more is in use"},
 	{"GOGC", "server", "the same; unless it is set, 100 or as much more as makes 16 MiB, at most 400; 150 beyond 192 MiB in use"},
 	{"GOMEMLIMIT", "both, by the Go runtime", "memory to stay below; the chart sets it to the limit of the container"},
 	{"KUBECONFIG", "all, `mintmark`", "kubeconfig file, outside a pod"},

@@ -133,12 +133,12 @@ func (m *measurement) phase(name string, n int, do func() (note string, err erro
 
 func (m *measurement) run() {
 	m.say("a bare client makes the same writes where nothing is installed")
-	alone, err := m.rig.floor(m.ctx, "floor-alone", m.sample(), usual[0], usual[1])
+	alone, err := m.rig.floor(m.ctx, "floor-alone", m.sample(), usual[:2]...)
 	m.must(err)
-	m.say("mints %s, rotations %s", alone.mint, alone.rotation)
+	m.say("mints %s, rotations %s", alone[0], alone[1])
 	m.must(m.install(m.ctx))
 
-	empty := m.bare("floor-1", usual[0], usual[1])
+	empty := m.bare("floor-1", usual[0])
 	m.phase("created", m.n, func() (string, error) {
 		if err := m.createAll(m.ctx, m.n); err != nil {
 			return "", err
@@ -147,15 +147,16 @@ func (m *measurement) run() {
 	})
 	minted := m.written()
 	before := m.bare("floor-2", minted, usual[1])
-	m.beside("created", empty.mint, before.mint)
+	m.beside("created", empty[0], before[0])
 	m.rotation("rotated, by label")
-	after := m.bare("floor-3", minted, m.written())
-	m.beside("rotated, by label", before.rotation, after.rotation)
+	rotated := m.written()
+	between := m.bare("floor-3", minted, rotated, usual[2])
+	m.beside("rotated, by label", before[1], between[1])
 	m.rotation("rotated again")
 	again := m.written()
 	m.byAge() // by the same process, for its memory not to grow
-	end := m.bare("floor-4", minted, again)
-	m.beside("rotated again", after.rotation, end.rotation)
+	after := m.bare("floor-4", minted, rotated, again)
+	m.beside("rotated again", between[2], after[2])
 	m.revokeSome(oneByOne, 0)
 	m.underLoad()
 	m.emergency()
@@ -169,15 +170,16 @@ func (m *measurement) sample() int { return min(m.n/4, 1500) }
 // looking elsewhere meanwhile. It is done before and after what is measured beside it:
 // machines that are shared change their pace within minutes, and the more there is in a
 // cluster, the longer each write takes.
-func (m *measurement) bare(namespace string, minted, rotated shape) floor {
+func (m *measurement) bare(namespace string, shapes ...shape) []cost {
 	m.must(m.startAgain(m.ctx, "--watch-namespaces="+systemNamespace))
-	f, err := m.rig.floor(m.ctx, namespace, m.sample(), minted, rotated)
+	costs, err := m.rig.floor(m.ctx, namespace, m.sample(), shapes...)
 	m.must(err)
 	m.must(m.startAgain(m.ctx))
 	m.must(m.quiet(m.ctx))
-	m.say("%s: mints to %d bytes of status %s, rotations to %d versions and %d bytes %s",
-		namespace, minted.size, f.mint, rotated.versions, rotated.size, f.rotation)
-	return f
+	for i, c := range costs {
+		m.say("%s, to %d versions and %d bytes of status: %s", namespace, shapes[i].versions, shapes[i].size, c)
+	}
+	return costs
 }
 
 // written is the shape of what the controller has written.
