@@ -61,7 +61,7 @@ func (in *installation) stored(i int, now metav1.Time) (key string, object []byt
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	fields := func(text string) *metav1.FieldsV1 { return &metav1.FieldsV1{Raw: []byte(text)} }
+	fields := func(text string) *metav1.FieldsV1 { return metav1.NewFieldsV1(text) }
 	token := &v1alpha1.ServiceToken{
 		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "ServiceToken"},
 		ObjectMeta: metav1.ObjectMeta{
