@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -638,4 +639,37 @@ func live(versions []v1alpha1.CredentialVersion) int {
 		}
 	}
 	return n
+}
+
+// An event that comes while a reconcile is at the credential is not looked at before that
+// is over, and must be then: here, what somebody asked for between the API server's answer
+// to the last write and its arrival.
+func TestWhatOthersAskForDuringAReconcileIsDone(t *testing.T) {
+	c := newCluster(t)
+	token := c.token("ci")
+	key := client.ObjectKeyFromObject(token)
+	w, p := &writes{}, (*process)(nil)
+	started, once := make(chan struct{}), sync.Once{}
+	w.after = func(_ int, what string) error {
+		if !strings.HasSuffix(what, "/servicetokens/ci/status") {
+			return nil
+		}
+		var is v1alpha1.ServiceToken
+		if err := c.client.Get(t.Context(), key, &is); err != nil || is.Status.CurrentVersion != 1 {
+			return err
+		}
+		once.Do(func() {
+			<-started
+			c.annotate(&is, v1alpha1.AnnotationRotateRequestedAt)
+			for is.Annotations = nil; is.Annotations[v1alpha1.AnnotationRotateRequestedAt] == "" && t.Context().Err() == nil; {
+				if err := p.cache.Get(t.Context(), key, &is); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		return nil
+	}
+	p = c.start(w, nil)
+	close(started)
+	c.eventually(token, "rotated as it was asked for", func() bool { return token.Status.CurrentVersion == 2 })
 }

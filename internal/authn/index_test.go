@@ -336,6 +336,7 @@ func TestRevocation(t *testing.T) {
 		"not another namespace":                        {spec: v1alpha1.RevocationSpec{Namespaces: []string{"other"}}, want: authn.ReasonAccepted},
 		"its labels as sealed":                         {spec: v1alpha1.RevocationSpec{Selector: other}, sealed: other.MatchLabels, want: authn.ReasonRevoked},
 		"its labels as they are":                       {spec: v1alpha1.RevocationSpec{Selector: other}, live: other.MatchLabels, want: authn.ReasonRevoked},
+		"its labels among others":                      {spec: v1alpha1.RevocationSpec{Selector: other}, live: map[string]string{"app": other.MatchLabels["app"], "team": "x", "tier": "y"}, want: authn.ReasonRevoked},
 		"not other labels":                             {spec: v1alpha1.RevocationSpec{Selector: other}, live: map[string]string{"app": "this"}, want: authn.ReasonAccepted},
 		"its namespace and labels":                     {spec: v1alpha1.RevocationSpec{Namespaces: []string{"payments"}, Selector: other}, live: other.MatchLabels, want: authn.ReasonRevoked},
 		"not its namespace with other labels":          {spec: v1alpha1.RevocationSpec{Namespaces: []string{"payments"}, Selector: other}, want: authn.ReasonAccepted},
