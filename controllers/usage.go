@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -29,6 +30,9 @@ const (
 	usageGap = 200 * time.Millisecond
 	// goneFor is how long a credential that is gone is remembered as such.
 	goneFor = 10 * time.Minute
+	// leftFor is how long a process is remembered that holds no Lease any more: one that was
+	// cut off for a while goes on from what it has told.
+	leftFor = 24 * time.Hour
 )
 
 // UsageCollector asks the servers what they saw used, so that a superseded
@@ -45,9 +49,10 @@ type UsageCollector struct {
 	mu        sync.Mutex
 	used      map[types.UID]map[int64]*versionUse
 	processes map[string]*serverProcess
-	since     time.Time // no gap since then
-	through   time.Time // the latest complete round of answers
-	looked    time.Time // the latest look at who is there
+	left      map[string]*serverProcess // which hold no Lease any more
+	since     time.Time                 // no gap since then
+	through   time.Time                 // the latest complete round of answers
+	looked    time.Time                 // the latest look at who is there
 	// gone are credentials that were forgotten lately, and when: servers may tell of
 	// uses that they had counted by then.
 	gone map[types.UID]time.Time
@@ -55,10 +60,12 @@ type UsageCollector struct {
 	fresh map[types.UID]bool
 }
 
-// serverProcess is one process of a server, for as long as it is there.
+// serverProcess is one process of a server, and how far it has told.
 type serverProcess struct {
 	cursor uint64
 	since  time.Time // it counts since then, by its own clock
+	told   time.Time // when it was asked last; what it tells next was used after that
+	left   time.Time // when it was found to hold no Lease any more
 }
 
 // versionUse is what is known of the use of one version.
@@ -108,8 +115,8 @@ func (v *versionUse) count(process *serverProcess, uses int64) {
 // NewUsageCollector makes a UsageCollector; Start runs it.
 func NewUsageCollector(fleet *Fleet) *UsageCollector {
 	return &UsageCollector{
-		fleet: fleet, used: map[types.UID]map[int64]*versionUse{}, processes: map[string]*serverProcess{}, fresh: map[types.UID]bool{},
-		gone: map[types.UID]time.Time{}, asked: make(chan struct{}, 1),
+		fleet: fleet, used: map[types.UID]map[int64]*versionUse{}, processes: map[string]*serverProcess{}, left: map[string]*serverProcess{},
+		fresh: map[types.UID]bool{}, gone: map[types.UID]time.Time{}, asked: make(chan struct{}, 1),
 		changes: map[v1alpha1.Kind]chan event.GenericEvent{
 			v1alpha1.KindServiceToken: make(chan event.GenericEvent, 1024), v1alpha1.KindAPIKey: make(chan event.GenericEvent, 1024),
 		},
@@ -199,7 +206,7 @@ func (u *UsageCollector) round(ctx context.Context) error {
 	problems := make([]error, len(session.servers))
 	var asking sync.WaitGroup
 	for i, server := range session.servers {
-		asking.Go(func() { problems[i] = u.ask(ctx, session, server) })
+		asking.Go(func() { problems[i] = u.ask(ctx, session, server, begin) })
 	}
 	asking.Wait()
 	if err := errors.Join(problems...); err != nil {
@@ -223,14 +230,20 @@ func (u *UsageCollector) meet(servers []server, now time.Time) {
 	defer u.mu.Unlock()
 	there := make(map[string]*serverProcess, len(servers))
 	for _, s := range servers {
-		if there[s.process] = u.processes[s.process]; there[s.process] == nil {
-			there[s.process] = new(serverProcess)
+		known := cmp.Or(u.processes[s.process], u.left[s.process])
+		if known == nil {
+			known = &serverProcess{told: u.through} // it was not there then
 		}
+		there[s.process] = known
+		delete(u.left, s.process)
 	}
 	gone := false
-	for process := range u.processes {
-		gone = gone || there[process] == nil
+	for name, process := range u.processes {
+		if there[name] == nil {
+			gone, process.left, u.left[name] = true, now, process
+		}
 	}
+	maps.DeleteFunc(u.left, func(_ string, process *serverProcess) bool { return now.Sub(process.left) > leftFor })
 	// Where nobody looked for long, one can have come and gone unseen.
 	if gone || u.since.IsZero() || now.Sub(u.looked) > usageStale {
 		u.since = now
@@ -239,7 +252,8 @@ func (u *UsageCollector) meet(servers []server, now time.Time) {
 	maps.DeleteFunc(u.gone, func(_ types.UID, at time.Time) bool { return now.Sub(at) > goneFor })
 }
 
-func (u *UsageCollector) ask(ctx context.Context, session *session, server server) error {
+// ask has one server tell everything that it has to tell by now.
+func (u *UsageCollector) ask(ctx context.Context, session *session, server server, now time.Time) error {
 	for {
 		u.mu.Lock()
 		process := u.processes[server.process]
@@ -252,6 +266,9 @@ func (u *UsageCollector) ask(ctx context.Context, session *session, server serve
 		}
 		u.take(process, &answer)
 		if answer.Cursor == cursor || len(answer.Items) < internalapi.MaxUsageItems {
+			u.mu.Lock()
+			process.told = now
+			u.mu.Unlock()
 			return nil
 		}
 	}
@@ -274,8 +291,8 @@ func (u *UsageCollector) take(process *serverProcess, answer *internalapi.UsageR
 		// What the server tells now it did not when it was asked before, or it was
 		// not there yet: that much is sure whatever the server's clock says.
 		used := item.LastUsed
-		if used.Before(u.through) {
-			used = u.through
+		if used.Before(process.told) {
+			used = process.told
 		}
 		if !used.After(use.last) {
 			continue

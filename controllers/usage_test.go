@@ -52,6 +52,8 @@ func TestUsesAreSummedOverServersAndTheirRestarts(t *testing.T) {
 		{"restarts, and counts anew", []string{"a2", "b1"}, "a2", 1, 15},
 		{"drops its index, and counts anew", []string{"a2", "b1"}, "b1", 2, 17},
 		{"and goes on", []string{"a2", "b1"}, "b1", 5, 20},
+		{"is cut off", []string{"a2"}, "a2", 1, 20},
+		{"and is there again, with what it counted meanwhile", []string{"a2", "b1"}, "b1", 6, 21},
 	} {
 		servers(step.there...)
 		if u.hears(step.process, step.uses, now); u.heard("u") != step.want {
@@ -64,8 +66,46 @@ func TestUsesAreSummedOverServersAndTheirRestarts(t *testing.T) {
 		servers("b1", process)
 		u.hears(process, 10, now)
 	}
-	if got, counts := u.heard("u"), len(u.Of("u").Uses[1]); got != 20+3*maxCounts*10 || counts > maxCounts {
-		t.Errorf("after many restarts: %d uses, want %d, in %d counts", got, 20+3*maxCounts*10, counts)
+	if got, counts := u.heard("u"), len(u.Of("u").Uses[1]); got != 21+3*maxCounts*10 || counts > maxCounts {
+		t.Errorf("after many restarts: %d uses, want %d, in %d counts", got, 21+3*maxCounts*10, counts)
+	}
+}
+
+// A server whose Lease lapses because the API server is away is the same process when it
+// comes back. Asked from the beginning it would tell every use there ever was once more, and
+// all of it would pass for uses of today.
+func TestAServerThatWasCutOffGoesOnFromWhatItHasTold(t *testing.T) {
+	now := time.Date(2026, 1, 10, 12, 0, 0, 0, time.UTC)
+	u := NewUsageCollector(NewFleet(FleetConfig{Now: func() time.Time { return now }}))
+	tells := func(cursor uint64, uses int64, last time.Time) {
+		process := u.processes["a"]
+		u.take(process, &internalapi.UsageResponse{
+			Cursor: cursor, Since: now.AddDate(0, 0, -9), Items: []internalapi.UsageItem{{UID: "u", Version: 1, Uses: uses, LastUsed: last}},
+		})
+		process.told, u.through = now, now
+	}
+	u.meet([]server{{process: "a"}}, now)
+	tells(5, 3, now.AddDate(0, 0, -5))
+	for range 2 {
+		now = now.Add(20 * time.Second)
+		u.meet(nil, now)
+		if u.through = now; len(u.left) != 1 || u.Of("u").Since.IsZero() {
+			t.Errorf("%d are remembered", len(u.left))
+		}
+	}
+	now = now.Add(20 * time.Second)
+	u.meet([]server{{process: "a"}}, now)
+	if cursor := u.processes["a"].cursor; cursor != 5 || len(u.left) != 0 {
+		t.Fatalf("it is asked from %d, want 5", cursor)
+	}
+	meanwhile := now.Add(-30 * time.Second)
+	if tells(6, 4, meanwhile); u.heard("u") != 4 || !u.Of("u").LastUsed[1].Equal(meanwhile) {
+		t.Errorf("used %d times, last at %s; want 4 and %s", u.heard("u"), u.Of("u").LastUsed[1], meanwhile)
+	}
+	u.meet(nil, now)
+	now = now.Add(leftFor + time.Second)
+	if u.meet(nil, now); len(u.left) != 0 {
+		t.Errorf("%d that went long ago are remembered", len(u.left))
 	}
 }
 
