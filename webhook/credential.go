@@ -75,7 +75,7 @@ func (a *credentialAdmission) admit(ctx context.Context, old, updated v1alpha1.C
 			return nil, err
 		}
 	}
-	return lifecycle.Warnings(spec, class), nil
+	return lifecycle.Warnings(spec, class, a.now()), nil
 }
 
 // decides tells whether there is anything to decide about a change: it touches

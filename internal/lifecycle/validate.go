@@ -216,10 +216,19 @@ func ValidateClass(class *v1alpha1.CredentialClassSpec) field.ErrorList {
 	return errs
 }
 
-// Warnings tells what is allowed but risky about a spec.
-func Warnings(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpec) []string {
+// Warnings tells what is allowed but risky about a spec, or hardly meant.
+func Warnings(spec *v1alpha1.CredentialSpec, class *v1alpha1.CredentialClassSpec, now time.Time) []string {
 	var warnings []string
 	s := Effective(spec, class)
+	if !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(now) {
+		warnings = append(warnings, "spec.expiresAt: "+s.ExpiresAt.UTC().Format(time.RFC3339)+" has passed: no value is accepted, and none made")
+	}
+	for i, cidr := range spec.AllowedCIDRs {
+		if network, err := netip.ParsePrefix(string(cidr)); err == nil && network != network.Masked() {
+			warnings = append(warnings, fmt.Sprintf("spec.allowedCIDRs[%d]: %s allows all of %s; one address alone is %s/%d",
+				i, cidr, network.Masked(), network.Addr(), network.Addr().BitLen()))
+		}
+	}
 	if s.TTL == 0 && s.ExpiresAt.IsZero() && spec.External == nil {
 		warnings = append(warnings, "spec.ttl: the credential never expires: whoever copies it can use it for ever")
 	}

@@ -150,6 +150,9 @@ func TestWarnings(t *testing.T) {
 		"never rotated":                {`{rotation: {every: Never}}`, []string{"spec.rotation.every"}},
 		"rotated by schedule":          {`{rotation: {every: Never, schedule: "0 0 1 * *"}}`, nil},
 		"a wildcard":                   {`{permissions: ["deploy:*"]}`, []string{"spec.permissions"}},
+		"an end that has passed":       {`{expiresAt: "2025-12-31T23:59:59Z"}`, []string{"spec.expiresAt"}},
+		"an end that will come":        {`{expiresAt: "2026-01-01T00:00:01Z"}`, nil},
+		"more than one address":        {`{allowedCIDRs: ["10.0.0.0/8", "10.0.0.1/8", "10.0.0.1/32", "2001:db8::1/32"]}`, []string{"spec.allowedCIDRs[1]", "spec.allowedCIDRs[3]"}},
 		"admin":                        {`{admin: true}`, []string{"spec.admin"}},
 		"no overlap":                   {`{rotation: {retire: Immediately}}`, []string{"spec.rotation.retire"}},
 		"a declared one":               {`{external: {sha256: ["x"]}}`, []string{"spec.external"}},
@@ -158,7 +161,7 @@ func TestWarnings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, w := range Warnings(spec(t, test.spec), c) {
+			for _, w := range Warnings(spec(t, test.spec), c, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)) {
 				at, _, _ := strings.Cut(w, ":")
 				got = append(got, at)
 			}
