@@ -405,8 +405,8 @@ func (r *credentials) revoked() handler.EventHandler {
 }
 
 func (r *credentials) ofRevocation(ctx context.Context, o client.Object) []reconcile.Request {
-	if o.GetDeletionTimestamp() != nil {
-		return nil
+	if o.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 {
+		return nil // it is gone; until then it holds
 	}
 	rv := o.(*v1alpha1.Revocation)
 	selector, err := credential.NewSelector(&rv.Spec)

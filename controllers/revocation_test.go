@@ -20,6 +20,24 @@ type silent struct{}
 
 func (silent) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
 
+// One that is deleted at once holds until it has settled, and so somebody has to settle it.
+func TestWhatADeletedRevocationTakesIsLookedAt(t *testing.T) {
+	c := newCluster(t)
+	hit := c.token("hit")
+	r := &credentials{cfg: CredentialConfig{Keys: c.peppers}, kind: serviceTokens, client: c.client, labels: newSealedLabels()}
+	rv := &v1alpha1.Revocation{
+		ObjectMeta: metav1.ObjectMeta{Name: "drill", UID: "r", Finalizers: []string{"mintmark.dev/settle"}, DeletionTimestamp: ptrTo(metav1.Now())},
+		Spec:       v1alpha1.RevocationSpec{Reason: "drill", Namespaces: []string{c.namespace}},
+	}
+	if requests := r.ofRevocation(t.Context(), rv); len(requests) != 1 || requests[0].NamespacedName != client.ObjectKeyFromObject(hit) {
+		t.Errorf("while it is being deleted %v are looked at", requests)
+	}
+	rv.Finalizers = nil
+	if requests := r.ofRevocation(t.Context(), rv); len(requests) != 0 {
+		t.Errorf("when it is gone %v are looked at", requests)
+	}
+}
+
 // What a Revocation took is revoked by its being there until the status of each credential
 // says so: whoever could narrow it, or take it away before, would bring them back.
 func TestARevocationCannotBeChangedAndStaysUntilItHasSettled(t *testing.T) {
