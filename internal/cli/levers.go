@@ -355,6 +355,9 @@ func (o *simpleLever) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if credential.CredentialSpec().External != nil {
+		return fmt.Errorf("%s is declared by its SHA-256: its holder says in spec.external.sha256 which values there are, the current one first", r)
+	}
 	if !hasVersion(credential, v1alpha1.VersionSuperseded) {
 		return fmt.Errorf("%s has no previous value that is still accepted: there is nothing to %s", r, map[string]string{
 			"rollback": "go back to", "discard": "discard",
@@ -379,8 +382,22 @@ func (o *simpleLever) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if o.lever.verb == rollbackLever.verb && activation(done) == activation(credential) {
+		return fmt.Errorf("%s was not rolled back: its Secret does not carry a previous value that is still accepted, as the event RequestRefused says "+
+			"(kubectl describe %s); ask for a rotation instead", r, r.kubectlArgs())
+	}
 	o.note("%s: %s done%s", r, o.lever.verb, inWords(done.CredentialStatus()))
 	return nil
+}
+
+// activation is the current version, and since when it is.
+func activation(o v1alpha1.Credential) string {
+	for _, v := range o.CredentialStatus().Versions {
+		if v.State == v1alpha1.VersionActive && v.Activated != nil {
+			return fmt.Sprintf("%d since %s", v.Version, v.Activated.UTC().Format(time.RFC3339))
+		}
+	}
+	return ""
 }
 
 func hasVersion(o v1alpha1.Credential, state v1alpha1.VersionState) bool {
