@@ -15,6 +15,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -158,6 +159,51 @@ func TestAServerThatDoesNotAnswerHoldsDeliveryBackUntilItsLeaseIsGone(t *testing
 	c.start(nil, NewPropagation(c.fleet()))
 	token := c.token("ci")
 	c.eventually(token, "ServerLagging", func() bool { return reason(token, v1alpha1.ConditionPropagated) == v1alpha1.ReasonServerLagging })
+	if err := c.client.Delete(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+	c.ready(token)
+}
+
+// Whoever discards a value because it leaked does not wait for a server that is late.
+func TestAValueIsDiscardedThoughANewOneWaitsForAServer(t *testing.T) {
+	c := newCluster(t)
+	s := c.serve("late", true)
+	c.start(nil, NewPropagation(c.fleet()))
+	token := c.token("ci")
+	c.ready(token)
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "version 2", func() bool { return token.Status.CurrentVersion == 2 && ready(token) })
+	key, previous := token.CredentialKind().SecretKey(), token.CredentialKind().PreviousSecretKey()
+	second := c.secret("ci")
+	s.set(false)
+	c.annotate(token, v1alpha1.AnnotationRotateRequestedAt)
+	c.eventually(token, "ServerLagging", func() bool { return reason(token, v1alpha1.ConditionPropagated) == v1alpha1.ReasonServerLagging })
+	if c.secret("ci").Data[previous] == nil {
+		t.Fatal("the Secret carries no previous value, so there is none to discard")
+	}
+	c.annotate(token, v1alpha1.AnnotationDiscardRequestedAt)
+	c.eventually(token, "version 1 retired", func() bool { return state(token, 1) == v1alpha1.VersionRetired })
+	if secret := c.secret("ci"); secret.Data[previous] != nil || string(secret.Data[key]) != string(second.Data[key]) {
+		t.Errorf("the Secret carries a previous value: %t", secret.Data[previous] != nil)
+	}
+	s.set(true)
+	c.eventually(token, "version 3", func() bool { return token.Status.CurrentVersion == 3 && ready(token) })
+	if secret := c.secret("ci"); string(secret.Data[previous]) != string(second.Data[key]) {
+		t.Error("what was current is not the previous value now")
+	}
+}
+
+func TestWhyNoServerCanBeAskedIsTold(t *testing.T) {
+	c := newCluster(t)
+	lease := c.lease("gone", "https://127.0.0.1:1") // and nothing that says whom to trust
+	c.start(nil, NewPropagation(c.fleet()))
+	token := c.token("ci")
+	c.eventually(token, "the reason", func() bool {
+		p := meta.FindStatusCondition(token.Status.Conditions, v1alpha1.ConditionPropagated)
+		return p != nil && p.Reason == v1alpha1.ReasonPropagating && strings.Contains(p.Message, `reading the servers' authorities: secrets "servers" not found`)
+	})
+	c.serve("good", true)
 	if err := c.client.Delete(t.Context(), lease); err != nil {
 		t.Fatal(err)
 	}

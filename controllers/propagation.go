@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -29,6 +31,8 @@ const (
 	askAgain = 250 * time.Millisecond
 	// lagAfter is when a server that holds things up is named in a condition.
 	lagAfter = 3 * time.Second
+	// logAgain is how long a failure that goes on is not told of again in the log.
+	logAgain = time.Minute
 	// batches are asked at the same time at most: while one is under way the next
 	// one gathers.
 	batches = 3
@@ -62,6 +66,8 @@ type Propagation struct {
 	// accepted is the epoch that every server accepted last. Of what is answered nothing
 	// else is kept, for it is as much as there are credentials.
 	accepted map[types.UID]int64
+	// logged is when a failure was told of in the log last.
+	logged time.Time
 }
 
 type question struct {
@@ -71,6 +77,7 @@ type question struct {
 	asked    bool // it has been before
 	accepted bool
 	lagging  []string
+	problem  string // why nobody can be asked
 	told     bool
 }
 
@@ -103,7 +110,7 @@ func (p *Propagation) known(q Question) lifecycle.Propagation {
 		return lifecycle.Propagation{Accepted: true}
 	}
 	if known := p.questions[q.UID]; known != nil && known.Epoch == q.Epoch {
-		return lifecycle.Propagation{Lagging: known.lagging}
+		return lifecycle.Propagation{Lagging: known.lagging, Problem: known.problem}
 	}
 	return lifecycle.Propagation{}
 }
@@ -206,7 +213,7 @@ func (p *Propagation) take() []*question {
 // is still open is asked again.
 func (p *Propagation) ask(ctx context.Context, batch []*question) {
 	answers, err := p.askServers(ctx, batch)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && p.logs() {
 		log.FromContext(ctx).WithName("propagation").Error(err, "Asking the servers; delivery waits", "credentials", len(batch))
 	}
 	p.mu.Lock()
@@ -225,6 +232,19 @@ func (p *Propagation) ask(ctx context.Context, batch []*question) {
 	}
 }
 
+// logs tells whether a failure is to be told of in the log: it is tried again several times
+// a second.
+func (p *Propagation) logs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if !p.logged.IsZero() && now.Sub(p.logged).Abs() < logAgain {
+		return false
+	}
+	p.logged = now
+	return true
+}
+
 // settle takes the servers' answers to one question. The caller holds the lock.
 func (p *Propagation) settle(q *question, i int, answers []serverAnswer, err error) bool {
 	q.asking = false
@@ -238,19 +258,34 @@ func (p *Propagation) settle(q *question, i int, answers []serverAnswer, err err
 		if !q.accepted {
 			propagationSeconds.Observe(p.now().Sub(q.since).Seconds())
 		}
-		q.accepted, q.lagging, q.told = true, nil, false
+		q.accepted, q.lagging, q.problem, q.told = true, nil, "", false
 		if p.open[q.UID] == q {
 			delete(p.open, q.UID)
 			p.accepted[q.UID] = q.Epoch
 		}
 		return true
 	}
-	if p.now().Sub(q.since) >= lagAfter && !slices.Equal(q.lagging, lagging) {
-		q.lagging, q.told = lagging, false
+	problem := ""
+	if answers == nil && err != nil && !passes(err) {
+		problem = cut(err.Error(), maxProblem)
+	}
+	if p.now().Sub(q.since) >= lagAfter && (!slices.Equal(q.lagging, lagging) || q.problem != problem) {
+		q.lagging, q.problem, q.told = lagging, problem, false
 	} else if !q.accepted && q.lagging == nil {
 		q.told = true // nothing to tell yet
 	}
 	return false
+}
+
+// passes tells whether an error is of an API server that is away or busy, which is not for
+// people to put right.
+func passes(err error) bool {
+	var (
+		transport *url.Error
+		answer    apierrors.APIStatus
+	)
+	return errors.As(err, &transport) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.As(err, &answer) && (answer.Status().Code >= http.StatusInternalServerError || answer.Status().Code == http.StatusTooManyRequests)
 }
 
 // tell wakes the reconciler of a question, if there is anything new.

@@ -118,12 +118,19 @@ type RestartWish struct {
 	Workload WorkloadName
 	// Delivered is when the version was that the workload is to run with.
 	Delivered time.Time
-	// Begin: as far as the credential is concerned the restart may begin.
+	// Begin: as far as the credential is concerned the restart may begin, before Until,
+	// when its window closes. Zero is any time.
 	Begin bool
+	Until time.Time
 	// Restarted is when it began, zero where it has not; its rollout is waited for
 	// until Timeout later.
 	Restarted time.Time
 	Timeout   time.Duration
+}
+
+// begins tells whether the restart may begin now.
+func (w *RestartWish) begins(now time.Time) bool {
+	return w.Begin && (w.Until.IsZero() || now.Before(w.Until))
 }
 
 // rolling tells whether the wish is for the end of a rollout.
@@ -170,7 +177,7 @@ func NextRestarts(
 				}
 				next = earliest(next, until)
 			}
-			wanted = wanted || w.Begin
+			wanted = wanted || w.begins(now)
 			c.first, c.After = earliest(c.first, w.Delivered), later(c.After, w.Delivered)
 		}
 		switch settled := later(settledAt(c.first, c.After), since.Add(settleRestart)); {
@@ -377,6 +384,7 @@ func (p *plan) limit(a *adoption) {
 	if a.shut = !opening.Equal(p.now); a.shut && len(a.stale) > 0 {
 		p.wake(opening)
 	}
+	closing := p.settings.RestartCalendar.Closing(p.now)
 	alone := len(a.proved) == 0
 	begun := len(a.rolling) > 0
 	for i := range a.wishes {
@@ -387,7 +395,8 @@ func (p *plan) limit(a *adoption) {
 		case a.shut || p.ClockSkewed || len(a.failed) > 0, len(a.refused) > 0 && !again, alone && begun:
 			w.Begin = false
 		default:
-			begun = true
+			begun, w.Until = true, closing
+			p.wake(closing)
 		}
 	}
 }

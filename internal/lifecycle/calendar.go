@@ -103,6 +103,19 @@ func (c Calendar) Opening(now time.Time) time.Time {
 	return first
 }
 
+// Closing is a time up to which the windows that are open now are open, and at which to
+// look again; zero where none is set, or none open.
+func (c Calendar) Closing(now time.Time) time.Time {
+	var closing time.Time
+	for _, w := range c.windows {
+		// It may have been opened again since. That is for the next look.
+		if opened := w.opens.Next(now.Add(-w.length)); !opened.IsZero() && !opened.After(now) {
+			closing = later(closing, opened.Add(w.length))
+		}
+	}
+	return closing
+}
+
 func parseCalendar(r *v1alpha1.Rotation) (Calendar, field.ErrorList) {
 	var (
 		c    Calendar

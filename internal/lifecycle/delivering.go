@@ -13,9 +13,9 @@ func (p *plan) promote() {
 	if delivered == nil || delivered.State != v1alpha1.VersionPending {
 		return
 	}
-	previous := p.active()
+	previous, back := p.active(), delivered.Activated != nil
 	p.promoted = true
-	delivered.State = v1alpha1.VersionActive
+	delivered.State, delivered.Superseded = v1alpha1.VersionActive, nil
 	delivered.Activated = stamp(p.now)
 	p.status.CurrentVersion = delivered.Version
 	if previous == nil {
@@ -28,8 +28,8 @@ func (p *plan) promote() {
 			previous.Superseded = stampUp(p.now)
 		}
 		reason, what := v1alpha1.ReasonRotated, "Rotated"
-		if delivered.Version < previous.Version {
-			reason, what, delivered.Superseded = v1alpha1.ReasonRolledBack, "Rolled back", nil
+		if back {
+			reason, what = v1alpha1.ReasonRolledBack, "Rolled back"
 		}
 		p.event(false, reason, "%s from version %d to %d in Secret %s", what, previous.Version, delivered.Version, p.secretName())
 	}
@@ -57,6 +57,10 @@ func (p *plan) rollBack() {
 		return
 	}
 	p.status.Handled.Rollback = asked
+	if p.Spec.External != nil {
+		p.event(true, v1alpha1.ReasonRequestRefused, "Not rolled back, for its holder says which value is current: put that one's hash first in spec.external.sha256")
+		return
+	}
 	previous := p.version(p.Secret.Previous)
 	if previous == nil || previous.State != v1alpha1.VersionSuperseded || p.active() == nil {
 		p.event(true, v1alpha1.ReasonRequestRefused, "Not rolled back, for no previous version is accepted any more: request a rotation instead")
@@ -75,20 +79,41 @@ func (p *plan) deliver() {
 		return
 	}
 	active := p.active()
+	carried := active != nil && p.Secret.Current == active.Version
 	if pending := p.pending(); pending != nil {
 		p.deliverPending(pending, active)
+		if carried && p.mint == nil && p.Secret.Previous != pending.Version {
+			p.retirePrevious(active)
+		}
 		return
 	}
 	switch {
-	case active != nil && p.Secret.Current == active.Version:
-		p.secret = SecretWant{Action: SecretWrite, Current: active.Version}
-		if v := p.version(p.Secret.Previous); v != nil && v.State == v1alpha1.VersionSuperseded && !p.outlived(v) {
-			p.secret.Previous = v.Version
-		}
+	case carried:
+		p.secret = p.carrying(active)
 	case active == nil && p.Secret.Ours:
 		// Revoked or expired: what is dead need not lie about.
 		p.secret = SecretWant{Action: SecretDelete}
 	}
+}
+
+// retirePrevious takes out of the Secret what came before the active version, where its
+// time is over and a new version waits, which may last. Where it is discarded that comes
+// first in any case: after the delivery the active version would be what is discarded.
+func (p *plan) retirePrevious(active *v1alpha1.CredentialVersion) {
+	want := p.carrying(active)
+	if want.Previous != p.Secret.Previous && (p.secret.Action == SecretKeep || p.discarding()) {
+		p.secret = want
+	}
+}
+
+// carrying is the Secret as it is: with the active version, and with the one before it
+// while that is accepted.
+func (p *plan) carrying(active *v1alpha1.CredentialVersion) SecretWant {
+	want := SecretWant{Action: SecretWrite, Current: active.Version}
+	if v := p.version(p.Secret.Previous); v != nil && v.State == v1alpha1.VersionSuperseded && !p.outlived(v) {
+		want.Previous = v.Version
+	}
+	return want
 }
 
 func (p *plan) deliverPending(pending, active *v1alpha1.CredentialVersion) {

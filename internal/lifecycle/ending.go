@@ -123,7 +123,19 @@ func (p *plan) expire() {
 // asked. See outlived.
 func (p *plan) discard() {
 	asked := request(p.Annotations, v1alpha1.AnnotationDiscardRequestedAt)
-	if requested(asked, p.status.Handled.Discard) && p.latestIn(v1alpha1.VersionSuperseded) == nil {
+	if !requested(asked, p.status.Handled.Discard) {
+		return
+	}
+	if p.Spec.External != nil {
+		p.status.Handled.Discard = asked
+		p.event(true, v1alpha1.ReasonRequestRefused, "Not discarded, for its holder says which values there are: take the hash out of spec.external.sha256")
+		return
+	}
+	// Rolled back to, and not delivered yet: what is to go is still the current version.
+	if pending := p.pending(); pending != nil && pending.Activated != nil {
+		return
+	}
+	if p.latestIn(v1alpha1.VersionSuperseded) == nil {
 		p.status.Handled.Discard = asked
 		p.event(false, v1alpha1.ReasonDiscarded, "Discarded what came before the current version")
 	}
@@ -180,9 +192,12 @@ func (p *plan) declaredOutlived(v *v1alpha1.CredentialVersion) bool {
 }
 
 // overlapEnded warns of a version that ends for its longest overlap is over, and
-// not for being unused: whoever still has it is refused from now on.
+// not for being unused, nor for every workload running with another: whoever still
+// has it is refused from now on.
 func (p *plan) overlapEnded(v *v1alpha1.CredentialVersion) {
-	if p.settings.Retire != v1alpha1.RetireWhenUnused || p.discarding() || p.unused(v) {
+	waits := p.unadopted()
+	if p.settings.Retire == v1alpha1.RetireImmediately || p.discarding() ||
+		!waits && (p.settings.Retire != v1alpha1.RetireWhenUnused || p.unused(v)) {
 		return
 	}
 	known := "and not every server could tell whether it is still used"
@@ -191,6 +206,9 @@ func (p *plan) overlapEnded(v *v1alpha1.CredentialVersion) {
 		if at, used := p.Usage.LastUsed[v.Version]; used {
 			known = "and it was last used at " + at.UTC().Format(time.RFC3339)
 		}
+	}
+	if waits {
+		known += "; Adopted names the workloads that may run with it"
 	}
 	p.event(true, v1alpha1.ReasonOverlapEnded, "Retired version %d, for maxOverlap (%s) is over, %s", v.Version, duration.HumanDuration(p.settings.MaxOverlap), known)
 }

@@ -83,7 +83,7 @@ func (p *plan) alert(active *v1alpha1.CredentialVersion) (*alert, time.Time) {
 // renewed tells whether a new version will come before the end.
 func (p *plan) renewed(active *v1alpha1.CredentialVersion, end time.Time) bool {
 	switch {
-	case p.renewable(active).IsZero() || p.blocked != nil:
+	case p.renewable(active).IsZero() || p.blocked != nil || p.foreign():
 		return false
 	case p.mint != nil || p.pending() != nil:
 		return !p.heldUp() // on its way
@@ -98,7 +98,7 @@ func (p *plan) renewed(active *v1alpha1.CredentialVersion, end time.Time) bool {
 // that somebody should look: servers that restart hold one up for a moment.
 func (p *plan) heldUp() bool {
 	pending := p.pending()
-	return pending != nil && (len(p.Propagation.Lagging) > 0 || p.Secret.Problem != "") && p.due(pending.Created.Add(heldUpFor))
+	return pending != nil && (len(p.Propagation.Lagging) > 0 || p.Propagation.Problem != "" || p.Secret.Problem != "") && p.due(pending.Created.Add(heldUpFor))
 }
 
 // remedy says what would renew it.
@@ -110,6 +110,8 @@ func (p *plan) remedy(active *v1alpha1.CredentialVersion) string {
 		return "have its holder declare another value"
 	case p.blocked != nil:
 		return "it cannot be renewed before what Ready says is put right"
+	case p.foreign():
+		return "it cannot be renewed while its Secret is somebody else's: SecretDelivered says what to do"
 	case p.crowded:
 		return "it cannot be renewed before another version ends"
 	case p.settings.Suspend:

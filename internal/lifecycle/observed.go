@@ -80,6 +80,8 @@ type Propagation struct {
 	Accepted bool
 	// Lagging names the servers that are late, after a while.
 	Lagging []string
+	// Problem says why none of them can be asked, for people.
+	Problem string
 }
 
 // Revocation is a Revocation object that selects the credential.

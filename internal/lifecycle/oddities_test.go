@@ -289,3 +289,227 @@ func TestARestartThatChoosesNothingIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// A new version can wait for servers for long. What came before the current one goes its way
+// all the same: when it is discarded, and when its overlap is over.
+func TestWhatIsOverLeavesTheSecretThoughANewVersionWaitsForServers(t *testing.T) {
+	for sentence, command := range map[string][]string{
+		"discarded": {"discard"}, "its overlap is over": {"wait", "25h"}, "revoked": {"revoke", "1", "leaked"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			w := newWorld(t, &v1alpha1.CredentialSpec{Rotation: &v1alpha1.Rotation{Retire: v1alpha1.RetireAfterOverlap}})
+			w.run()
+			w.now = w.now.Add(time.Minute)
+			w.command([]string{"rotate", "first"})
+			w.now = w.now.Add(time.Minute)
+			w.command([]string{"servers", "lag"})
+			w.command([]string{"rotate", "second"})
+			if w.now = w.now.Add(time.Minute); w.versions() != "[1 Superseded][2 Active][3 Pending]" || w.o.Secret.Previous != 1 {
+				t.Fatalf("%s, and the Secret carries %+v", w.versions(), w.o.Secret)
+			}
+			w.command(command)
+			first := (&plan{Observed: &w.o, status: w.o.Status}).version(1)
+			if w.o.Secret.Current != 2 || w.o.Secret.Previous != 0 || first.State.Live() {
+				t.Errorf("the Secret carries %d and %d, and version 1 is %s\n%s", w.o.Secret.Current, w.o.Secret.Previous, first.State, w.out.String())
+			}
+			w.command([]string{"servers", "accept"})
+			if w.o.Secret.Current != 3 || w.o.Secret.Previous != 2 {
+				t.Errorf("in the end the Secret carries %d and %d\n%s", w.o.Secret.Current, w.o.Secret.Previous, w.out.String())
+			}
+		})
+	}
+}
+
+// What is discarded is what came before the version that is current when it is asked for. That
+// one has its overlap, though its successor is delivered before the discard can be carried out.
+func TestADiscardDoesNotTakeWhatWasCurrentWhenItWasAskedFor(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{})
+	w.run()
+	for _, command := range [][]string{{"rotate", "first"}, {"write", "refused"}, {"rotate", "second"}, {"discard"}, {"write", "allowed"}} {
+		w.now = w.now.Add(time.Minute)
+		w.command(command)
+	}
+	if got := w.versions(); got != "[1 Retired][2 Superseded][3 Active]" || w.o.Secret.Current != 3 || w.o.Secret.Previous != 2 {
+		t.Errorf("%s, and the Secret carries %d and %d\n%s", got, w.o.Secret.Current, w.o.Secret.Previous, w.out.String())
+	}
+}
+
+// Back, and away with what was current: discarding must not be taken for done because what is
+// to go is still the current version.
+func TestARollbackAndADiscardAskedForTogetherEndTheNewerVersion(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{})
+	w.run()
+	w.now = w.now.Add(time.Minute)
+	w.command([]string{"rotate", "first"})
+	w.now = w.now.Add(time.Minute)
+	w.o.Annotations[v1alpha1.AnnotationRollbackRequestedAt] = w.now.Format(time.RFC3339)
+	w.command([]string{"discard"})
+	if got := w.versions(); got != "[1 Active][2 Retired]" || w.o.Secret.Current != 1 || w.o.Secret.Previous != 0 {
+		t.Errorf("%s, and the Secret carries %d and %d\n%s", got, w.o.Secret.Current, w.o.Secret.Previous, w.out.String())
+	}
+	if told := w.out.String(); strings.Count(told, "event Discarded") != 1 || strings.Index(told, "event Discarded") < strings.Index(told, "event RolledBack") {
+		t.Errorf("it is told so:\n%s", told)
+	}
+}
+
+// Whoever asks for what cannot be done is told, and told what to do instead.
+func TestWhatCannotBeDoneWithADeclaredValueIsRefused(t *testing.T) {
+	for _, what := range []string{"rollback", "discard"} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, &v1alpha1.CredentialSpec{})
+			w.command([]string{"declare", "a"})
+			w.command([]string{"declare", "b", "a"})
+			w.now = w.now.Add(time.Minute)
+			w.command([]string{what})
+			handled := map[string]*metav1.MicroTime{"rollback": w.o.Status.Handled.Rollback, "discard": w.o.Status.Handled.Discard}[what]
+			if handled == nil || !strings.Contains(w.out.String(), "event RequestRefused") || !strings.Contains(w.out.String(), "spec.external.sha256") {
+				t.Errorf("handled: %v\n%s", handled, w.out.String())
+			}
+			if got := w.versions(); got != "[1 Superseded][2 Active]" {
+				t.Errorf("the versions are %s", got)
+			}
+		})
+	}
+}
+
+// What is rotated by a schedule alone is rotated by itself: that nobody was there to do it in
+// time does not end it, no more than an end that has been put off.
+func TestWhatExpiredWhileNobodyWasThereIsMadeAnew(t *testing.T) {
+	never := func(r v1alpha1.Rotation) *v1alpha1.Rotation {
+		r.Every = v1alpha1.Never
+		return &r
+	}
+	for sentence, test := range map[string]struct {
+		spec v1alpha1.CredentialSpec
+		then []string
+		want string
+	}{
+		"rotated by a schedule": {
+			spec: v1alpha1.CredentialSpec{TTL: "10d", Rotation: never(v1alpha1.Rotation{Schedule: "0 3 * * SUN"})}, then: []string{"run"}, want: "[1 Expired][2 Active]",
+		},
+		"never rotated": {spec: v1alpha1.CredentialSpec{TTL: "10d", Rotation: never(v1alpha1.Rotation{})}, then: []string{"run"}, want: "[1 Expired]"},
+		"never rotated, and its end put off": {
+			spec: v1alpha1.CredentialSpec{ExpiresAt: stamp(time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)), Rotation: never(v1alpha1.Rotation{})},
+			then: []string{"spec", "expiresAt", `"2026-06-01T00:00:00Z"`}, want: "[1 Expired][2 Active]",
+		},
+		"never rotated, and its end put off when its own life was over": {
+			spec: v1alpha1.CredentialSpec{TTL: "2d", ExpiresAt: stamp(time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)), Rotation: never(v1alpha1.Rotation{})},
+			then: []string{"spec", "expiresAt", `"2026-06-01T00:00:00Z"`}, want: "[1 Expired]",
+		},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			w := newWorld(t, &test.spec)
+			w.run()
+			w.now = w.now.Add(20 * aDay)
+			w.run()
+			w.command(test.then)
+			if got := w.versions(); got != test.want {
+				t.Errorf("the versions are %s, want %s", got, test.want)
+			}
+			w.command([]string{"class", "deletes", "30d"})
+			w.command([]string{"wait", "31d"})
+			if deleted := strings.Contains(w.out.String(), "deletes the credential"); deleted != (test.want == "[1 Expired]") {
+				t.Errorf("deleted by its class: %t\n%s", deleted, w.out.String())
+			}
+		})
+	}
+}
+
+func TestAnEarlierTimeRevivesNothingThatHasExpired(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{TTL: "10d", Rotation: &v1alpha1.Rotation{Every: v1alpha1.Never}})
+	w.run()
+	w.command([]string{"wait", "11d"})
+	w.now = w.now.AddDate(0, 0, -5)
+	if w.run(); w.versions() != "[1 Expired]" {
+		t.Errorf("the versions are %s", w.versions())
+	}
+}
+
+// A Secret that may be taken over can be put in the place of ours at any time. The current
+// value is gone with ours, so a new one is made.
+func TestASecretPutInThePlaceOfOursIsTakenOverAgain(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{Secret: &v1alpha1.SecretTarget{ConflictPolicy: v1alpha1.ConflictAdopt}})
+	w.run()
+	w.now = w.now.Add(time.Hour)
+	w.command([]string{"secret", "foreign"})
+	if ready := readyOf(w); w.versions() != "[1 Superseded][2 Active]" || !w.o.Secret.Ours || w.o.Secret.Current != 2 || ready.Status != metav1.ConditionTrue {
+		t.Errorf("%s, the Secret is %+v, Ready is %s: %s", w.versions(), w.o.Secret, ready.Reason, ready.Message)
+	}
+}
+
+// A restart waits for company, for its turn, or to be tried again. Its window may close
+// meanwhile.
+func TestNoRestartBeginsWhenItsWindowHasClosed(t *testing.T) {
+	o := owing(Workload{WorkloadName: named("web"), Created: delivered.Add(-time.Hour)})
+	o.Spec.Restart.Windows = []v1alpha1.Window{{Schedule: "0 12 * * *", Duration: "5m"}, {Schedule: "0 11 * * *", Duration: "62m"}}
+	closes := delivered.Add(5 * time.Minute)
+	d := Plan(o, delivered.Add(time.Minute))
+	if len(d.Restarts) != 1 || !d.Restarts[0].Begin || !d.Next.Equal(closes) {
+		t.Fatalf("wishes %+v, looks again at %s", d.Restarts, d.Next)
+	}
+	wishes := map[WorkloadName][]RestartWish{named("web"): d.Restarts}
+	for at, begins := range map[time.Time]int{closes.Add(-time.Second): 1, closes: 0, closes.Add(time.Minute): 0} {
+		if orders, next := NextRestarts(wishes, time.Time{}, 5, at); len(orders) != begins || !next.IsZero() {
+			t.Errorf("at %s there are %d orders, and another look at %s", at.Format(time.TimeOnly), len(orders), next)
+		}
+	}
+	o.Spec.Restart.Windows = nil
+	if d := Plan(o, delivered.Add(time.Minute)); !d.Restarts[0].Begin || !d.Restarts[0].Until.IsZero() {
+		t.Errorf("without windows: %+v", d.Restarts)
+	}
+}
+
+// AfterOverlap ends a version by the time. But where workloads have never been restarted it
+// ends under their feet, and somebody should hear of it.
+func TestTheEndOfAVersionThatWorkloadsMayRunWithIsToldOf(t *testing.T) {
+	for _, policy := range []v1alpha1.RetirePolicy{v1alpha1.RetireAfterOverlap, v1alpha1.RetireWhenUnused} {
+		o := owing(Workload{WorkloadName: named("web"), Created: delivered.Add(-time.Hour), Restarted: delivered.Add(time.Minute), Rollout: RolloutFailed})
+		o.Spec.Rotation = &v1alpha1.Rotation{Retire: policy}
+		o.Secret.Previous = 0
+		for after, told := range map[time.Duration]bool{6 * aDay: false, 8 * aDay: true} {
+			d := Plan(o, delivered.Add(after))
+			tells := slices.ContainsFunc(d.Events, func(e Event) bool {
+				return e.Reason == v1alpha1.ReasonOverlapEnded && e.Warning && strings.Contains(e.Message, "Adopted names the workloads")
+			})
+			if ended := !d.Status.Versions[1].State.Live(); tells != told || ended != told {
+				t.Errorf("%s: after %s version 1 has ended: %t, and it is told of: %t", policy, after, ended, tells)
+			}
+		}
+	}
+}
+
+// Back, and back again: the second time the version gone back to is the newer one.
+func TestARollbackOfARollbackIsToldAsOne(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{})
+	w.run()
+	for _, command := range []string{"rotate", "rollback", "rollback"} {
+		w.now = w.now.Add(time.Minute)
+		w.command([]string{command})
+	}
+	second := (&plan{Observed: &w.o, status: w.o.Status}).version(2)
+	if w.versions() != "[1 Superseded][2 Active]" || second.Superseded != nil {
+		t.Errorf("%s; version 2 counts as superseded since %v", w.versions(), second.Superseded)
+	}
+	if told := w.out.String(); !strings.Contains(told, "event RolledBack: Rolled back from version 1 to 2") || strings.Count(told, "event Rotated") != 1 {
+		t.Errorf("it is told so:\n%s", told)
+	}
+}
+
+// The value to be rolled back to can be lost before it is delivered. What is made in its place
+// is made for whoever wanted to go back, and not for whoever had the old one made.
+func TestWhatReplacesALostRollbackIsHisWhoAskedForIt(t *testing.T) {
+	w := newWorld(t, &v1alpha1.CredentialSpec{})
+	w.o.Annotations[v1alpha1.AnnotationRequestedBy] = "carol"
+	w.run()
+	w.now = w.now.Add(time.Minute)
+	w.command([]string{"rotate", "tidy"})
+	w.now = w.now.Add(time.Minute)
+	w.command([]string{"write", "refused"})
+	w.o.Annotations[v1alpha1.AnnotationRequestedBy], w.o.Annotations[v1alpha1.AnnotationReason] = "bob", "it does not work"
+	w.command([]string{"rollback"})
+	w.command([]string{"secret", "deleted"})
+	minted := w.o.Status.Transitions[len(w.o.Status.Transitions)-1]
+	if minted.Type != v1alpha1.ReasonMinted || minted.Version != 3 || minted.Actor != "bob" || !strings.HasPrefix(minted.Reason, "it does not work (again: version 1 was lost") {
+		t.Errorf("the last transition is %+v", minted)
+	}
+}

@@ -13,7 +13,8 @@ import (
 // Whatever happens to a credential, in whatever order, once the controller has
 // come to rest: at most one version is active, the Secret carries it and no
 // value that is not accepted, numbers only grow, what has ended stays ended, and
-// the status does not change again by itself.
+// the status does not change again by itself. Another controller that begins, or a clock
+// that jumps back, makes no version where none was on its way.
 func TestPlanKeepsTheInvariants(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		spec := &v1alpha1.CredentialSpec{Permissions: []v1alpha1.Permission{"api:read"}}
@@ -26,13 +27,24 @@ func TestPlanKeepsTheInvariants(t *testing.T) {
 			{"crash", "after", "commit"}, {"crash", "after", "deliver"}, {"crash", "after", "promote"},
 			{"secret", "deleted"}, {"secret", "edited"}, {"clock", "wrong"}, {"clock", "right"}, {"write", "refused"}, {"write", "allowed"}, {"used", "1", "2"},
 			{"spec", "permissions", `["mintmark:admin"]`}, {"spec", "permissions", `["api:write"]`}, {"spec", "ttl", "5d"},
+			{"another controller"}, {"a clock that jumps back"},
 		}
 		ended := map[int64]bool{}
 		var highest int64
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			command := rapid.SampledFrom(commands).Draw(rt, "command")
 			w.now = w.now.Add(time.Minute)
-			w.command(command)
+			switch command[0] {
+			case "another controller":
+				checkNothingNew(rt, w, func() { w.command([]string{"restart"}) })
+			case "a clock that jumps back":
+				checkNothingNew(rt, w, func() {
+					w.now = w.now.Add(-24 * time.Hour)
+					w.run()
+				})
+			default:
+				w.command(command)
+			}
 			checkRest(rt, w, ended, &highest)
 		}
 		w.crashing = ""
@@ -44,6 +56,18 @@ func TestPlanKeepsTheInvariants(t *testing.T) {
 			rt.Fatalf("at rest, and yet: %s", w.out.String())
 		}
 	})
+}
+
+// checkNothingNew checks that something makes no version, of a credential that has come
+// to rest.
+func checkNothingNew(t *rapid.T, w *world, happens func()) {
+	w.run()
+	p := &plan{Observed: &w.o, status: w.o.Status}
+	before, onItsWay := p.latest(), p.pending() != nil
+	happens()
+	if after := (&plan{Observed: &w.o, status: w.o.Status}).latest(); after != before && !onItsWay {
+		t.Fatalf("version %d was made of itself: %s", after, w.versions())
+	}
 }
 
 func checkRest(t *rapid.T, w *world, ended map[int64]bool, highest *int64) {

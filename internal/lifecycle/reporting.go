@@ -78,6 +78,9 @@ func (p *plan) propagatedCondition() verdict {
 	case pending != nil && len(p.Propagation.Lagging) > 0:
 		return verdict{false, v1alpha1.ReasonServerLagging, fmt.Sprintf(
 			"version %d waits for servers that hold a Lease and do not accept it yet: %s", pending.Version, list(p.Propagation.Lagging))}
+	case pending != nil && p.Propagation.Problem != "":
+		return verdict{false, v1alpha1.ReasonPropagating, fmt.Sprintf(
+			"version %d waits, for the servers cannot be asked whether they accept it: %s", pending.Version, p.Propagation.Problem)}
 	case pending != nil:
 		return verdict{false, v1alpha1.ReasonPropagating, fmt.Sprintf("version %d is on its way to the servers", pending.Version)}
 	default:

@@ -166,8 +166,12 @@ func (p *plan) rotate() {
 			pending.Superseded = stampUp(p.now)
 		}
 		p.dropOrphan()
-		why, _, _ := strings.Cut(cmp.Or(pending.Reason, "Rotated"), " (again")
-		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", pending.Actor)
+		why, actor := cmp.Or(pending.Reason, "Rotated"), pending.Actor
+		if pending.Activated != nil { // it was to be rolled back to, which whoever had it made did not ask for
+			why, actor = p.requestReason(), p.Annotations[v1alpha1.AnnotationRequestedBy]
+		}
+		why, _, _ = strings.Cut(why, " (again")
+		p.order(why+" (again: version "+strconv.FormatInt(pending.Version, 10)+" was lost before delivery)", actor)
 		return
 	}
 	switch {
@@ -237,8 +241,20 @@ func (p *plan) ended() bool {
 	if r := p.status.Revocation; r != nil && r.ThroughVersion >= p.latest() {
 		return true
 	}
-	// Never rotated by itself, and expired.
-	return p.latest() > 0 && p.active() == nil && p.settings.RotateEvery == 0 && p.lastState() == v1alpha1.VersionExpired
+	last := p.version(p.latest())
+	return last != nil && last.State == v1alpha1.VersionExpired && p.active() == nil && !p.revives(last)
+}
+
+// revives tells whether a credential whose last version has expired gets another one by
+// itself: where it is rotated by itself, or was ended by a spec.expiresAt that has been put
+// off since.
+func (p *plan) revives(last *v1alpha1.CredentialVersion) bool {
+	if p.Class == nil {
+		return false
+	}
+	// By when it ended and not by what time it is: a clock that jumps revives nothing.
+	early := last.Expires == nil || last.Ended != nil && last.Ended.Before(last.Expires)
+	return early || p.settings.RotateEvery > 0 || p.settings.Calendar.schedule != nil
 }
 
 // over tells whether spec.expiresAt has passed.
@@ -269,7 +285,7 @@ func (p *plan) dueReason() string {
 		return "Replaced, for no version was left"
 	case !p.Secret.Exists:
 		return "Replaced, for the Secret was gone"
-	case p.Secret.Ours && p.Secret.Current != active.Version:
+	case (p.Secret.Ours || p.adopting()) && p.Secret.Current != active.Version:
 		return "Replaced, for the Secret's value was not ours"
 	}
 	at, why := p.nextRotation(active)

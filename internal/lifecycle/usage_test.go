@@ -71,6 +71,9 @@ func TestWarningsOfTheEnd(t *testing.T) {
 		"a server that lags":              {v1alpha1.CredentialSpec{TTL: "60d"}, "50d", func(w *world) { w.lagging, w.o.Propagation.Lagging = true, []string{"s"} }, v1alpha1.ReasonWithin14Days},
 		"a Secret that cannot be written": {v1alpha1.CredentialSpec{TTL: "60d"}, "50d", func(w *world) { w.refused = "quota" }, v1alpha1.ReasonWithin14Days},
 		"a class that is gone":            {v1alpha1.CredentialSpec{TTL: "60d"}, "50d", func(w *world) { w.o.Class, w.o.Rule = nil, nil }, v1alpha1.ReasonWithin14Days},
+		"a Secret that is somebody else's": {
+			v1alpha1.CredentialSpec{TTL: "60d"}, "50d", func(w *world) { w.o.Secret = Secret{Exists: true, HasCurrent: true} }, v1alpha1.ReasonWithin14Days,
+		},
 		"a clock that is wrong tells nothing": {
 			v1alpha1.CredentialSpec{Rotation: &v1alpha1.Rotation{Suspend: true}}, "150d", func(w *world) { w.o.ClockSkewed = true }, "",
 		},
