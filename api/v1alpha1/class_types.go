@@ -183,8 +183,7 @@ type ClassRule struct {
 	// +optional
 	Adoption bool `json:"adoption,omitempty"`
 
-	// maxTTL is the longest life of a version and of the credential. Empty or
-	// "Never": no limit.
+	// maxTTL is the longest life of a version. Empty or "Never": no limit.
 	// +optional
 	MaxTTL Duration `json:"maxTTL,omitempty"`
 }
