@@ -70,7 +70,7 @@ e2e: assets ## Run the end-to-end tests: as a person would, with kubectl, curl a
 
 # -v, for the table at the end.
 .PHONY: faults
-faults: assets ## Break every API write, every server and the API servers in every way, and check that no request fails (a quarter of an hour).
+faults: assets ## Break every API write, every server and the API servers in every way, and check that no request fails (25 minutes).
 	$(GO) test -tags faults -count=1 -timeout 60m -v $(TESTFLAGS) ./test/faults
 
 .PHONY: faults-short

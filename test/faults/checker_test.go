@@ -64,6 +64,13 @@ type impairment struct {
 	from, until time.Time // until is zero as long as it goes on
 }
 
+// showing is what a server said of itself at one time.
+type showing struct {
+	at time.Time
+	// asOf is the time as of which it claimed to know everything.
+	asOf time.Time
+}
+
 // over tells whether the impairment was so long before t that nothing is left of it.
 func (i *impairment) over(t time.Time) bool {
 	return !i.until.IsZero() && t.After(i.until.Add(recovery))
@@ -74,6 +81,10 @@ type history struct {
 	values      []value
 	servers     []*server
 	impairments []impairment
+	// shown is, by server, what it said of itself, in order.
+	shown [][]showing
+	// calm: nothing befell any server until the final state was reached.
+	calm bool
 	// overlap is how long a superseded value is promised to be accepted.
 	overlap time.Duration
 	// settled is when the final state was found; final is the status then, nil where
@@ -101,6 +112,7 @@ func judge(h *history) *verdict {
 		other, twice := texts[val.version]
 		v.check("I3", !twice || other == val.text, "version %d of %s had two values", val.version, val.namespace)
 		texts[val.version] = val.text
+		v.check("I3", len(val.misnamed) == 0, "the Secret in %s carried the value of version %d as that of %v", val.namespace, val.version, val.misnamed)
 		for _, p := range val.probes {
 			h.judgeProbe(v, val, p)
 		}
@@ -129,6 +141,9 @@ func (h *history) judgeProbe(v *verdict, val *value, p probe) {
 	what := fmt.Sprintf("%s answered %d (%v) to version %d, sent %s after it was first read", h.servers[p.server].name, p.status, p.err,
 		val.version, p.sent.Sub(val.seen).Round(time.Millisecond))
 	accepted := p.status == http.StatusOK
+	if h.calm && !p.done.After(h.settled) {
+		v.check("I14", p.ready, "%s, and was not Ready, though nothing had befallen it", what)
+	}
 	if h.judgeCutOff(v, val, p, what) {
 		return
 	}
@@ -145,7 +160,7 @@ func (h *history) judgeProbe(v *verdict, val *value, p probe) {
 		return
 	}
 	if !val.ended.IsZero() {
-		if h.mayBeLate(p) {
+		if h.mayBeLate(p) && !h.claimsToKnow(p, val.ended) {
 			return
 		}
 		if accepted && p.sent.After(val.ended) {
@@ -177,7 +192,8 @@ func (h *history) judgeCutOff(v *verdict, val *value, p probe, what string) bool
 			return true
 		case i.what != cutOff:
 		case age > most+time.Second:
-			v.check("I14", !accepted, "%s, %s after it was cut off, and it may be %s stale", what, age.Round(time.Millisecond), most)
+			v.check("I14", !accepted && !p.ready, "%s (Ready: %t), %s after it was cut off, and it may be %s stale",
+				what, p.ready, age.Round(time.Millisecond), most)
 			return true
 		case age > most-recovery:
 			return true // it was a little behind before, and denies any time now
@@ -193,6 +209,22 @@ func (h *history) judgeCutOff(v *verdict, val *value, p probe, what string) bool
 func (h *history) mayBeLate(p probe) bool {
 	for _, i := range h.impairments {
 		if i.server == p.server && !p.sent.Before(i.from) && !i.over(p.sent) && (i.what != paused || !p.ready) {
+			return true
+		}
+	}
+	return false
+}
+
+// claimsToKnow tells whether the server has said of itself, for as long as a revocation
+// may take, that it knows what happened at a time.
+func (h *history) claimsToKnow(p probe, happened time.Time) bool {
+	shown := h.shown[p.server]
+	n, _ := slices.BinarySearchFunc(shown, p.sent, func(s showing, at time.Time) int { return s.at.Compare(at) })
+	for _, s := range slices.Backward(shown[:n]) {
+		switch {
+		case !s.asOf.After(happened):
+			return false
+		case p.sent.Sub(s.at) > refusedWithin:
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"syscall"
 	"time"
@@ -55,6 +56,27 @@ var (
 			after()
 		}
 	}}
+	// What is revoked amid a rotation takes what the rotation has committed, too.
+	revokedBefore = mode{"revoked before", func(ctx context.Context, t *trial, f *fault) {
+		t.fewer = true
+		f.before = func() { t.must(t.revoke(ctx)) }
+	}}
+	revokedAfter = mode{"revoked after", func(ctx context.Context, t *trial, f *fault) {
+		t.fewer = true
+		f.after = func() { t.must(t.revoke(ctx)) }
+	}}
+	revokedKilled = mode{"revoked, killed after", func(ctx context.Context, t *trial, f *fault) {
+		t.fewer = true
+		f.after, f.drop = func() { t.must(t.revoke(ctx)); t.controller.kill() }, true
+	}}
+	replacedBefore = mode{"a Revocation made before", func(ctx context.Context, t *trial, f *fault) {
+		t.more = true
+		f.before = func() { t.must(t.revocation(ctx, 2)) }
+	}}
+	replacedAfter = mode{"a Revocation made after", func(ctx context.Context, t *trial, f *fault) {
+		t.more = true
+		f.after = func() { t.must(t.revocation(ctx, 2)) }
+	}}
 	deletedBefore = mode{"deleted before", func(ctx context.Context, t *trial, f *fault) { f.before = func() { t.must(t.remove(ctx)) } }}
 	deletedAfter  = mode{"deleted after", func(ctx context.Context, t *trial, f *fault) { f.after = func() { t.must(t.remove(ctx)) } }}
 	deletedKilled = mode{"deleted, killed after", func(ctx context.Context, t *trial, f *fault) {
@@ -64,8 +86,28 @@ var (
 	// What befalls watches does so when the first write has been answered.
 	watchesCut  = mode{"watches cut", func(_ context.Context, t *trial, f *fault) { f.after = func() { t.cutWatches(0) } }}
 	watchesGone = mode{"watches cut, then 410", func(_ context.Context, t *trial, f *fault) { f.after = func() { t.cutWatches(3) } }}
-	stale       = mode{"controller's cache stale for 2s", func(_ context.Context, t *trial, f *fault) {
-		f.after = func() { time.AfterFunc(2*time.Second, t.proxy.freeze(controllerName)) }
+	// stale lasts for longer than after which a controller takes the version of another
+	// one for lost.
+	stale = mode{"controller's cache stale for 6s", func(ctx context.Context, t *trial, f *fault) {
+		f.after = func() {
+			thaw := t.proxy.freeze(controllerName)
+			t.during(func() {
+				last(ctx, 6*time.Second)
+				thaw()
+			})
+		}
+	}}
+	// conflicts answers every write of the controller for a while as if somebody else
+	// had always written first.
+	conflicts = mode{"409 to every write for 3s", func(ctx context.Context, t *trial, f *fault) {
+		f.answer = http.StatusConflict
+		f.before = func() {
+			t.proxy.change(controllerName, func(w *route) { w.storm = http.StatusConflict })
+			t.during(func() {
+				last(ctx, 3*time.Second)
+				t.proxy.change(controllerName, func(w *route) { w.storm = 0 })
+			})
+		}
 	}}
 	lagging = mode{"one server lags for 2s", func(_ context.Context, t *trial, f *fault) {
 		f.before = func() {
@@ -167,6 +209,35 @@ var (
 		f.arming = joining.stop
 		f.before = func() { t.during(func() { t.must(joining.start(ctx)) }) }
 	}}
+	// serverJoinsBehind has a server begin to list just before the write, and be told
+	// everything a second late: what it has listed is of before the write when it becomes
+	// Ready, and it hears of it a second later.
+	serverJoinsBehind = mode{"a server joins, a second behind", func(ctx context.Context, t *trial, f *fault) {
+		joining := t.servers[t.victim()]
+		f.arming = func() {
+			joining.stop()
+			t.proxy.change(joining.name, func(w *route) { w.lag = time.Second })
+		}
+		f.before = func() {
+			over := t.impair(late, t.victim())
+			t.during(func() {
+				t.must(joining.start(ctx))
+				last(ctx, 2*time.Second)
+				t.proxy.change(joining.name, func(w *route) { w.lag = 0 })
+				t.proxy.cutWatches(joining.name, 0)
+				over()
+			})
+			t.must(poll(ctx, settleTimeout, func() error {
+				if !t.proxy.listed(joining.name, "servicetokens") || !t.proxy.listed(joining.name, "apikeys") {
+					return fmt.Errorf("no credentials have been listed for %s yet", joining.name)
+				}
+				return nil
+			}))
+			// Long enough before the write for a server that nobody waits for to be caught
+			// Ready without it, and sooner than it has been told of the list.
+			last(ctx, 700*time.Millisecond)
+		}
+	}}
 	// rolling restarts every server in turn, and the controller at the same time.
 	rolling = mode{"everything restarted in turn", func(ctx context.Context, t *trial, f *fault) {
 		f.before = func() {
@@ -213,9 +284,11 @@ func apiPaused(name string, processes func(*trial) []string) mode {
 		f.before = func() {
 			over := t.impair(late, t.all()...)
 			t.must(t.second.Signal(syscall.SIGSTOP))
-			last(ctx, 3*time.Second)
-			t.must(t.second.Signal(syscall.SIGCONT))
-			over()
+			t.during(func() {
+				last(ctx, 3*time.Second)
+				t.must(t.second.Signal(syscall.SIGCONT))
+				over()
+			})
 		}
 	}}
 }
@@ -293,9 +366,11 @@ var (
 		f.before = func() {
 			over := t.impair(late, t.all()...)
 			t.overload(true)
-			last(ctx, 3*time.Second)
-			t.overload(false)
-			over()
+			t.during(func() {
+				last(ctx, 3*time.Second)
+				t.overload(false)
+				over()
+			})
 		}
 	}}
 	// apiDown lasts longer than one of the servers may be stale.
@@ -326,19 +401,67 @@ var (
 			over()
 		}
 	}}
-	// silent has no event reach one server for so long that it must show it.
-	silent = mode{"a server hears nothing for 7s", func(ctx context.Context, t *trial, f *fault) {
-		f.before = func() {
-			over, thaw := t.impair(late, 1), t.proxy.freeze("server-2")
+)
+
+// What is revoked or deleted while a server cannot hear of it.
+
+// unheard has something befall servers before anything is asked for, and undone after a
+// while.
+func unheard(name string, lasts time.Duration, what ailment, befall func(context.Context, *trial) (undo func()), servers ...int) mode {
+	return mode{name, func(ctx context.Context, t *trial, f *fault) {
+		f.arming = func() {
+			over := t.impair(what, servers...)
+			undo := befall(ctx, t)
 			t.during(func() {
-				last(ctx, 7*time.Second)
-				t.shows(ctx, 1, 4*time.Second)
-				thaw()
+				last(ctx, lasts)
+				undo()
 				over()
 			})
 		}
 	}}
+}
+
+// deleting is a mode amid which the credential is deleted.
+func deleting(m mode) mode {
+	return mode{"deleted, " + m.name, func(ctx context.Context, t *trial, f *fault) {
+		m.plan(ctx, t, f)
+		f.before = func() { t.must(t.remove(ctx)) }
+	}}
+}
+
+var (
+	unheardLate = unheard("while a server lags for 3s", 3*time.Second, late, func(_ context.Context, t *trial) func() {
+		return t.proxy.freeze("server-2")
+	}, 1)
+	unheardDropped = unheard("while events to a server are dropped for 3s", 3*time.Second, late, dropped(0), 1)
+	unheardGone    = unheard("while events to a server are dropped for 3s, then 410", 3*time.Second, late, dropped(3), 1)
+	unheardAPI     = unheard("while the API server of two servers is paused for 3s", 3*time.Second, late, func(_ context.Context, t *trial) func() {
+		t.must(t.second.Signal(syscall.SIGSTOP))
+		return func() { t.must(t.second.Signal(syscall.SIGCONT)) }
+	}, 1, 2)
+	unheardPaused = unheard("while a server is paused past its Lease", 20*time.Second, paused, func(_ context.Context, t *trial) func() {
+		t.must(t.servers[1].signal(syscall.SIGSTOP))
+		return func() { t.must(t.servers[1].signal(syscall.SIGCONT)) }
+	}, 1)
+	// silent lasts for so long that the server must show it.
+	silent = unheard("while a server hears nothing for 7s", 7*time.Second, late, func(ctx context.Context, t *trial) func() {
+		thaw := t.proxy.freeze("server-2")
+		return func() {
+			t.shows(ctx, 1, 4*time.Second)
+			thaw()
+		}
+	}, 1)
 )
+
+func dropped(gone int) func(context.Context, *trial) func() {
+	return func(_ context.Context, t *trial) func() {
+		t.proxy.change("server-2", func(w *route) { w.deaf = true })
+		return func() {
+			t.proxy.change("server-2", func(w *route) { w.deaf = false })
+			t.proxy.cutWatches("server-2", gone)
+		}
+	}
+}
 
 func (t *trial) overload(is bool) {
 	for _, name := range t.everybody() {

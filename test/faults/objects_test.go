@@ -90,6 +90,22 @@ var (
 			})
 		}
 	}}
+	// foreignRaced has somebody else make a Secret where the credential's is about to be,
+	// labelled as if it were one of ours.
+	foreignRaced = mode{"somebody else's Secret made before the credential's, for 3s", func(ctx context.Context, t *trial, f *fault) {
+		theirs := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: t.namespace, Name: "it", Labels: map[string]string{v1alpha1.LabelManaged: "true"}},
+			StringData: map[string]string{"password": "somebody's"},
+		}
+		f.before = func() {
+			t.must(insist(ctx, func() error { return t.admin.Create(ctx, theirs) }))
+			t.during(func() {
+				last(ctx, 3*time.Second)
+				t.must(t.untouched(ctx, theirs))
+				t.must(t.deleteSecret(ctx))
+			})
+		}
+	}}
 	specChangedBefore = mode{"the spec changed before", func(ctx context.Context, t *trial, f *fault) {
 		f.before = func() { t.must(t.widen(ctx)) }
 	}}

@@ -36,6 +36,8 @@ type value struct {
 	version   int64
 	// forged: somebody who is not the controller wrote it into the Secret.
 	forged bool
+	// misnamed are the versions besides its own that it was given out as.
+	misnamed []string
 	// seen is when it was first read.
 	seen time.Time
 	// left is when the write began that took it out of the Secret; zero as long as
@@ -90,6 +92,15 @@ type readiness struct {
 	mu   sync.Mutex
 	is   bool
 	down time.Time // when it was last seen not to be
+	// shown is what it said of itself, in order.
+	shown []showing
+}
+
+func (r *readiness) shows(at time.Time, age time.Duration) {
+	const rounded = time.Second / 2 // at most
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shown = append(r.shown, showing{at: at, asOf: at.Add(-age - rounded)})
 }
 
 func (r *readiness) saw(is bool) {
@@ -171,12 +182,18 @@ func (p *prober) hold(ctx context.Context, namespace string, data map[string][]b
 	for text, number := range map[string]string{
 		current: string(data[v1alpha1.SecretKeyVersion]), previous: string(data[v1alpha1.SecretKeyPreviousVersion]),
 	} {
-		if text == "" || slices.ContainsFunc(p.values, func(v *value) bool { return v.text == text }) {
+		if text == "" {
 			continue
 		}
 		version, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
 			version = -1 // which no status has
+		}
+		if i := slices.IndexFunc(p.values, func(v *value) bool { return v.text == text }); i >= 0 {
+			if known := p.values[i]; known.version != version || current == previous {
+				known.misnamed = append(known.misnamed, number)
+			}
+			continue
 		}
 		fresh = append(fresh, p.add(&value{text: text, namespace: namespace, version: version, seen: now, forged: p.forged[text]}))
 	}
@@ -234,12 +251,25 @@ func (p *prober) askReady(ctx context.Context, i int) {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		p.ready[i].saw(process.Probe(ctx, p.rig.servers[i].probe) == nil)
+		asked := time.Now()
+		ready, age, known := p.rig.servers[i].look(ctx)
+		p.ready[i].saw(ready)
+		if known {
+			p.ready[i].shows(asked, age)
+		}
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 		}
 	}
+}
+
+// sees is nil where a server has been Ready from some time on.
+func (p *prober) sees(i int, since time.Time) error {
+	if !p.ready[i].since(since) {
+		return fmt.Errorf("%s has not been Ready for long enough", p.rig.servers[i].name)
+	}
+	return nil
 }
 
 // run presents to one server, in turn, every value of the trials that go on, and now
@@ -332,6 +362,17 @@ func (v *value) end(e end) {
 	if v.version <= e.through {
 		v.ending, v.ended = e.asked, e.given
 	}
+}
+
+// shown gives copies of what the servers said of themselves.
+func (p *prober) shown() [][]showing {
+	out := make([][]showing, len(p.ready))
+	for i := range p.ready {
+		p.ready[i].mu.Lock()
+		out[i] = slices.Clone(p.ready[i].shown)
+		p.ready[i].mu.Unlock()
+	}
+	return out
 }
 
 // of gives copies of the values of a namespace, with their history.

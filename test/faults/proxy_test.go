@@ -52,6 +52,10 @@ type route struct {
 	overloaded bool
 	// deaf has every event of its watches dropped.
 	deaf bool
+	// lag is how much later the watches that it opens tell anything.
+	lag time.Duration
+	// storm is what every write is answered with, those of Leases aside; 0 is none.
+	storm int
 	// behind is the resourceVersion at which its lists are answered that ask for no
 	// consistent one, as by a server whose watch cache lags; empty is the present.
 	behind string
@@ -96,7 +100,12 @@ type fault struct {
 }
 
 // stream is one watch.
-type stream struct{ cancel context.CancelFunc }
+type stream struct {
+	path   string
+	cancel context.CancelFunc
+	// listed: all that there was has been told, though perhaps not yet passed on.
+	listed bool
+}
 
 func newProxy(upstreams ...*rest.Config) (*proxy, error) {
 	p := &proxy{
@@ -190,6 +199,11 @@ func (p *proxy) serveWrite(process string, w http.ResponseWriter, r *http.Reques
 	rec, f := p.take(process, r, said, uses)
 	if f != nil {
 		defer p.finished(f)
+	}
+	if storm := p.route(process).storm; f == nil && storm != 0 && !strings.Contains(r.URL.Path, "/leases") {
+		p.answered(rec, storm, "", "")
+		refuse(w, storm)
+		return
 	}
 	if f != nil && f.before != nil {
 		f.before()
@@ -320,7 +334,7 @@ func refuse(w http.ResponseWriter, code int) {
 func (p *proxy) serveWatch(process string, w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	s := &stream{cancel: cancel}
+	s := &stream{path: r.URL.Path, cancel: cancel}
 	p.mu.Lock()
 	if n := p.gone[process]; n > 0 {
 		p.gone[process]--
@@ -342,6 +356,15 @@ func (p *proxy) serveWatch(process string, w http.ResponseWriter, r *http.Reques
 		defer p.mu.Unlock()
 		delete(p.watches[process], s)
 	}()
+	if lag := p.route(process).lag; lag > 0 {
+		l := newLateWriter(ctx, w, lag, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			s.listed = true
+		})
+		defer l.close()
+		w = l
+	}
 	p.upstream(process).ServeHTTP(&eventWriter{
 		ResponseWriter: w, open: func() { p.awaitThaw(ctx, process) }, deaf: func() bool { return p.route(process).deaf },
 	}, r.WithContext(ctx))
@@ -405,6 +428,73 @@ func (e *eventWriter) frame() int {
 // Unwrap lets the reverse proxy flush.
 func (e *eventWriter) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
+// lateWriter passes what is written to it on when some time has passed.
+type lateWriter struct {
+	http.ResponseWriter
+	lag   time.Duration
+	queue chan lateBytes
+	done  chan struct{}
+	// listed is called when all that there was has been written.
+	listed func()
+
+	mu sync.Mutex // of the ResponseWriter
+}
+
+type lateBytes struct {
+	due  time.Time
+	text []byte
+}
+
+func newLateWriter(ctx context.Context, w http.ResponseWriter, lag time.Duration, listed func()) *lateWriter {
+	const many = 1 << 16
+	l := &lateWriter{ResponseWriter: w, lag: lag, queue: make(chan lateBytes, many), done: make(chan struct{}), listed: listed}
+	go func() {
+		defer close(l.done)
+		for b := range l.queue {
+			last(ctx, time.Until(b.due))
+			l.mu.Lock()
+			_, _ = l.ResponseWriter.Write(b.text) // whoever has gone away misses nothing
+			l.mu.Unlock()
+			_ = l.FlushError()
+		}
+	}()
+	return l
+}
+
+func (l *lateWriter) Write(b []byte) (int, error) {
+	l.queue <- lateBytes{time.Now().Add(l.lag), bytes.Clone(b)}
+	if bytes.Contains(b, []byte(metav1.InitialEventsAnnotationKey)) {
+		l.listed()
+	}
+	return len(b), nil
+}
+
+// FlushError implements what http.ResponseController looks for: the header goes at once.
+func (l *lateWriter) FlushError() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return http.NewResponseController(l.ResponseWriter).Flush()
+}
+
+// close waits until everything has been passed on.
+func (l *lateWriter) close() {
+	close(l.queue)
+	<-l.done
+}
+
+// listed tells whether all there is of a resource was told to a process that lags, in a
+// watch that is open.
+func (p *proxy) listed(process, resource string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.watches[process] {
+		if path.Base(s.path) == resource && s.listed {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *proxy) awaitThaw(ctx context.Context, process string) {
 	p.mu.Lock()
 	gate := p.frozen[process]
@@ -428,7 +518,9 @@ func (p *proxy) freeze(process string) (thaw func()) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		close(gate)
-		delete(p.frozen, process)
+		if p.frozen[process] == gate {
+			delete(p.frozen, process)
+		}
 	})
 }
 

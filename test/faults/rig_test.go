@@ -286,6 +286,17 @@ func (r *rig) everybody() []string {
 	return all
 }
 
+// serverStarts is how often a server was started.
+func (r *rig) serverStarts() int {
+	n := 0
+	for _, s := range r.servers {
+		s.mu.Lock()
+		n += s.starts
+		s.mu.Unlock()
+	}
+	return n
+}
+
 // move has processes reach another API server from now on.
 func (r *rig) move(api int, processes ...string) {
 	for _, name := range processes {
@@ -305,15 +316,44 @@ func (r *rig) mend(ctx context.Context) error {
 	}
 	r.proxy.change(controllerName, func(w *route) { *w = route{upstream: w.upstream} })
 	r.move(firstAPI, controllerName)
-	for _, s := range r.servers {
+	for i, s := range r.servers {
 		if _, err := s.restarts(); err != nil {
 			return err
 		}
 		if err := poll(ctx, startupTimeout, func() error { return process.Probe(ctx, s.probe) }); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		// The prober is to know it as well: what comes next is judged by that.
+		if err := poll(ctx, startupTimeout, func() error { return r.prober.sees(i, time.Now()) }); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
 	}
 	return nil
+}
+
+// look asks the server whether it is Ready, and how old, to the second, it says that what
+// it knows may be.
+func (s *server) look(ctx context.Context) (ready bool, age time.Duration, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.probe+"?verbose", nil)
+	if err != nil {
+		return false, 0, false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, 0, false
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if _, text, found := strings.Cut(lines.Text(), "] staleness: "); found {
+			text, _, _ = strings.Cut(text, " ")
+			age, err = time.ParseDuration(text)
+			known = err == nil
+		}
+	}
+	return resp.StatusCode == http.StatusOK && lines.Err() == nil, age, known
 }
 
 // shownAge is how old the server says that what it knows may be.

@@ -68,11 +68,21 @@ var (
 	}
 	replace = scenario{
 		name: "Revocation, replace", overlap: longOverlap,
-		setup: []step{{(*trial).create, settledAt(1)}}, act: []step{{do: (*trial).replace}}, settled: replaced, deliveries: 2,
+		setup: []step{{(*trial).create, settledAt(1)}}, act: []step{{do: (*trial).replace}}, settled: replacedBy(2), deliveries: 2,
 	}
 	deleteAmid = scenario{
 		name: "delete amid a rotation", overlap: longOverlap,
 		setup: []step{{(*trial).create, settledAt(1)}}, act: []step{{do: (*trial).rotate}}, settled: gone, deliveries: 2,
+		undisturbed: settledAt(2),
+	}
+	revokeAmid = scenario{
+		name: "revoke amid a rotation", overlap: longOverlap,
+		setup: []step{{(*trial).create, settledAt(1)}}, act: []step{{do: (*trial).rotate}}, settled: revoked, deliveries: 2,
+		undisturbed: settledAt(2),
+	}
+	replaceAmid = scenario{
+		name: "Revocation amid a rotation", overlap: longOverlap,
+		setup: []step{{(*trial).create, settledAt(1)}}, act: []step{{do: (*trial).rotate}}, settled: replacedBy(3), deliveries: 2,
 		undisturbed: settledAt(2),
 	}
 	declare = scenario{
@@ -169,18 +179,22 @@ func revoked(ctx context.Context, t *trial) error {
 	return nil
 }
 
-func replaced(ctx context.Context, t *trial) error {
-	if err := settledAt(2)(ctx, t); err != nil {
-		return err
+// replacedBy is where a Revocation is settled, and this version in the place of those it
+// took.
+func replacedBy(version int64) func(context.Context, *trial) error {
+	return func(ctx context.Context, t *trial) error {
+		if err := settledAt(version)(ctx, t); err != nil {
+			return err
+		}
+		var r v1alpha1.Revocation
+		if err := t.admin.Get(ctx, types.NamespacedName{Name: t.namespace}, &r); err != nil {
+			return err
+		}
+		if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionSettled) || r.Status.Matched != 1 {
+			return fmt.Errorf("the Revocation is not settled: %+v", r.Status)
+		}
+		return nil
 	}
-	var r v1alpha1.Revocation
-	if err := t.admin.Get(ctx, types.NamespacedName{Name: t.namespace}, &r); err != nil {
-		return err
-	}
-	if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionSettled) || r.Status.Matched != 1 {
-		return fmt.Errorf("the Revocation is not settled: %+v", r.Status)
-	}
-	return nil
 }
 
 // declared is where the credential has this version of its holder's values as the

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"path"
 	"slices"
 	"strconv"
@@ -55,6 +56,8 @@ type trial struct {
 	began, settled time.Time
 	final          *v1alpha1.CredentialStatus // nil where the credential is gone
 	unwatch        context.CancelFunc
+	starts         int  // of servers, before
+	calm           bool // nothing befell any server
 
 	mu       sync.Mutex
 	digests  map[int64]map[string]bool
@@ -64,7 +67,8 @@ type trial struct {
 	// more values than the scenario asks for may have been delivered, for somebody
 	// took them away.
 	more        bool
-	background  int // faults that go on beside the write they befell
+	fewer       bool // than those, for what was asked for was revoked
+	background  int  // faults that go on beside the write they befell
 	impairments []impairment
 	shown       []string                    // what was found amiss in how servers show that they are not fresh
 	looks       int                         // how often that was looked at
@@ -126,6 +130,7 @@ func (t *trial) prepare(ctx context.Context) error {
 	if t.kind == v1alpha1.KindAPIKey {
 		list = &v1alpha1.APIKeyList{}
 	}
+	t.starts = t.serverStarts()
 	ctx, t.unwatch = context.WithCancel(ctx)
 	watcher, err := t.admin.Watch(ctx, list, client.InNamespace(t.namespace))
 	if err != nil {
@@ -306,8 +311,12 @@ func (t *trial) remove(ctx context.Context) error {
 }
 
 // replace revokes by a Revocation that has the credential replaced.
-func (t *trial) replace(ctx context.Context) error {
-	ended := t.prober.ending(t.namespace, 1)
+func (t *trial) replace(ctx context.Context) error { return t.revocation(ctx, 1) }
+
+// revocation makes a Revocation that takes the versions up to the one given, and has the
+// credential replaced.
+func (t *trial) revocation(ctx context.Context, through int64) error {
+	ended := t.prober.ending(t.namespace, through)
 	err := insist(ctx, func() error {
 		return client.IgnoreAlreadyExists(t.admin.Create(ctx, &v1alpha1.Revocation{
 			ObjectMeta: metav1.ObjectMeta{Name: t.namespace},
@@ -407,6 +416,9 @@ func (t *trial) settle(ctx context.Context) error {
 		return err
 	})
 	t.settled = time.Now()
+	t.mu.Lock()
+	t.calm = len(t.impairments) == 0 && t.starts == t.serverStarts()
+	t.mu.Unlock()
 	return err
 }
 
@@ -433,6 +445,7 @@ func (t *trial) finish(ctx context.Context) (*verdict, error) {
 	t.unwatch()
 	h := &history{
 		values: t.prober.of(t.namespace), servers: t.servers, overlap: t.scenario.overlap, settled: t.settled, final: t.final,
+		shown: t.prober.shown(), calm: t.calm,
 		late: t.proxy.written(t.settled.Add(grace), func(w *write) bool { return !w.usage && aboutNamespace(t.namespace)(w) }),
 	}
 	t.mu.Lock()
@@ -445,7 +458,7 @@ func (t *trial) finish(ctx context.Context) (*verdict, error) {
 			delivered++
 		}
 	}
-	v.check("I18", delivered == asked || (t.final == nil && delivered < asked) || ((t.dueled || t.more) && delivered > asked),
+	v.check("I18", delivered == asked || ((t.final == nil || t.fewer) && delivered < asked) || ((t.dueled || t.more) && delivered > asked),
 		"%d values were delivered, where %d were asked for", delivered, asked)
 	for _, w := range t.proxy.written(t.began, func(w *write) bool { return w.forwarded && aboutSecret(t.namespace)(w) }) {
 		name := path.Base(w.path)
@@ -462,8 +475,12 @@ func (t *trial) finish(ctx context.Context) (*verdict, error) {
 }
 
 // unchanged checks, at the end of everything, that no controller started since has
-// rotated the credential.
+// rotated the credential, or written anything about it.
 func (t *trial) unchanged(ctx context.Context, v *verdict) error {
+	late := t.proxy.written(t.settled.Add(grace), func(w *write) bool {
+		return w.forwarded && w.code < http.StatusBadRequest && !w.usage && aboutNamespace(t.namespace)(w)
+	})
+	v.check("I4", len(late) == 0, "%s: the controller has written since it had settled: %v", t, describe(late))
 	if t.final == nil {
 		return nil
 	}
