@@ -164,7 +164,7 @@ func expiredForGood(o v1alpha1.Credential, class *v1alpha1.CredentialClassSpec, 
 	settings := lifecycle.Effective(o.CredentialSpec(), class)
 	over := !settings.ExpiresAt.IsZero() && !now.Before(settings.ExpiresAt)
 	revoked := status.Revocation != nil && status.Revocation.ThroughVersion >= last.Version
-	return last.Ended.Time, (over || revoked || settings.RotateEvery == 0) && !rotateLever.pending(o)
+	return last.Ended.Time, (over || revoked || !settings.Revives(last)) && !rotateLever.pending(o)
 }
 
 // expiredAfter is the waiting time of a class that says none.

@@ -42,7 +42,10 @@ func TestCleanupAgreesWithTheController(t *testing.T) {
 			o.Spec.ExpiresAt = &at
 		}
 		if rapid.Bool().Draw(rt, "rotation of its own") {
-			o.Spec.Rotation = &v1alpha1.Rotation{Every: rapid.SampledFrom([]v1alpha1.Duration{"", "10d", v1alpha1.Never}).Draw(rt, "own"), Suspend: rapid.Bool().Draw(rt, "suspend")}
+			o.Spec.Rotation = &v1alpha1.Rotation{
+				Every: rapid.SampledFrom([]v1alpha1.Duration{"", "10d", v1alpha1.Never}).Draw(rt, "own"), Suspend: rapid.Bool().Draw(rt, "suspend"),
+				Schedule: rapid.SampledFrom([]string{"", "", "0 3 * * SUN"}).Draw(rt, "schedule"),
+			}
 		}
 		for n := int64(1); n <= int64(rapid.IntRange(0, 3).Draw(rt, "versions")); n++ {
 			v := v1alpha1.CredentialVersion{
@@ -54,6 +57,9 @@ func TestCleanupAgreesWithTheController(t *testing.T) {
 			at := metav1.NewTime(days("ended", -60, 0))
 			if !v.State.Live() {
 				v.Ended = &at
+				if expires := metav1.NewTime(at.AddDate(0, 0, rapid.IntRange(-1, 1).Draw(rt, "expires after its end"))); rapid.Bool().Draw(rt, "expires") {
+					v.Expires = &expires
+				}
 			} else if expires := metav1.NewTime(days("expires", -10, 10)); true {
 				v.Expires = &expires
 			}

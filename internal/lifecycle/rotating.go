@@ -242,19 +242,16 @@ func (p *plan) ended() bool {
 		return true
 	}
 	last := p.version(p.latest())
-	return last != nil && last.State == v1alpha1.VersionExpired && p.active() == nil && !p.revives(last)
+	return last != nil && last.State == v1alpha1.VersionExpired && p.active() == nil && (p.Class == nil || !p.settings.Revives(last))
 }
 
-// revives tells whether a credential whose last version has expired gets another one by
+// Revives tells whether a credential whose last version has expired gets another one by
 // itself: where it is rotated by itself, or was ended by a spec.expiresAt that has been put
 // off since.
-func (p *plan) revives(last *v1alpha1.CredentialVersion) bool {
-	if p.Class == nil {
-		return false
-	}
+func (s *Settings) Revives(last *v1alpha1.CredentialVersion) bool {
 	// By when it ended and not by what time it is: a clock that jumps revives nothing.
 	early := last.Expires == nil || last.Ended != nil && last.Ended.Before(last.Expires)
-	return early || p.settings.RotateEvery > 0 || p.settings.Calendar.schedule != nil
+	return early || s.RotateEvery > 0 || s.Calendar.schedule != nil
 }
 
 // over tells whether spec.expiresAt has passed.
