@@ -156,7 +156,15 @@ func TestWhatIsToBeDoneWithTheExpired(t *testing.T) {
 		}, false, ""},
 		"it never rotates": {cleanupOptions{}, class("Delete"), noonOf(20), func(o *v1alpha1.ServiceToken) {
 			o.Spec.ExpiresAt, o.Spec.Rotation = nil, &v1alpha1.Rotation{Every: v1alpha1.Never}
+			o.Status.Versions[0].Expires = o.Status.Versions[0].Ended
 		}, true, "delete"},
+		"it rotates by a schedule": {cleanupOptions{delete: true}, class("Delete"), noonOf(20), func(o *v1alpha1.ServiceToken) {
+			o.Spec.ExpiresAt, o.Spec.Rotation = nil, &v1alpha1.Rotation{Every: v1alpha1.Never, Schedule: "0 3 * * SUN"}
+			o.Status.Versions[0].Expires = o.Status.Versions[0].Ended
+		}, false, ""},
+		"its end has been put off": {cleanupOptions{delete: true}, class("Delete"), noonOf(20), func(o *v1alpha1.ServiceToken) {
+			o.Spec.ExpiresAt, o.Spec.Rotation = nil, &v1alpha1.Rotation{Every: v1alpha1.Never}
+		}, false, ""},
 		"a version is accepted": {cleanupOptions{delete: true}, class("Delete"), noonOf(20), func(o *v1alpha1.ServiceToken) {
 			o.Status.Versions = append(o.Status.Versions, v1alpha1.CredentialVersion{Version: 2, State: v1alpha1.VersionActive})
 		}, false, ""},
