@@ -68,17 +68,25 @@ func writable(name string) error {
 	if name == "" {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	f, err := temporaryBeside(name)
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
+		return err
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-func replaceFile(name string, data []byte) error {
+func temporaryBeside(name string) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
+		return nil, fmt.Errorf("writing %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func replaceFile(name string, data []byte) error {
+	f, err := temporaryBeside(name)
+	if err != nil {
+		return err
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
